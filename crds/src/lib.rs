@@ -1,1 +1,20 @@
-//! placeholder
+//! The API of buildpools: the custom resources, their names and their life cycle.
+//!
+//! - [`v1alpha1`]: `BuildPool` and `BuildJob`, with the CEL rules that the API server enforces.
+//! - [`lifecycle`]: the transitions of a `BuildJob`'s status as pure functions. Operator and runner both use them, so
+//!   there is one place that says what may follow what.
+//! - [`conditions`]: condition types and reasons, and how a condition is set without needless writes.
+//! - [`labels`], [`names`]: what objects are called and how they are found.
+//! - [`member_config`]: the file by which the operator tells a runner about its pool.
+//! - [`crd`]: the CustomResourceDefinitions, as `crdgen` prints them.
+
+pub mod conditions;
+pub mod crd;
+pub mod labels;
+pub mod lifecycle;
+pub mod member_config;
+pub mod names;
+pub mod v1alpha1;
+
+/// API group of every resource of this project.
+pub const GROUP: &str = "buildpools.dev";

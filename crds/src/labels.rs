@@ -1,0 +1,17 @@
+//! Labels that buildpools sets and selects by.
+
+/// Name of the pool that an object belongs to. On every object that a pool makes, and on its pods.
+pub const POOL: &str = "buildpools.dev/pool";
+
+/// `app.kubernetes.io/managed-by`
+/// (<https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/>).
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// `app.kubernetes.io/component`.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
+
+/// Value of [`MANAGED_BY`] on objects that a pool makes.
+pub const MANAGED_BY_VALUE: &str = "buildpools";
+
+/// Value of [`COMPONENT`] on pool members.
+pub const COMPONENT_MEMBER: &str = "build-member";

@@ -1,0 +1,11 @@
+//! Version `v1alpha1` of the API.
+
+mod job;
+mod job_status;
+mod pool;
+mod shared;
+
+pub use job::*;
+pub use job_status::*;
+pub use pool::*;
+pub use shared::*;

@@ -1,0 +1,320 @@
+//! `BuildPool`: a tenant's own BuildKit daemons, with their cache and credentials.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::Duration;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::shared::{LocalReference, bytes_schema, conditions_schema, duration_schema};
+
+/// Desired state of a BuildPool.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "buildpools.dev",
+    version = "v1alpha1",
+    kind = "BuildPool",
+    namespaced,
+    status = "BuildPoolStatus",
+    shortname = "bp",
+    category = "buildpools",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "BuildPool is a set of rootless BuildKit daemons for one tenant: their cache volumes, their registry credentials and nobody else's.",
+    validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, begin with a letter and hold only lower-case letters, digits and '-', because pods and Services are named after the pool"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the pool takes builds"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
+    printcolumn(name = "Members", type_ = "integer", json_path = ".status.readyMembers", description = "Members that are ready"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.scaling.minMembers", description = "Members that should run", priority = "1"),
+    printcolumn(name = "Cache", type_ = "string", json_path = ".spec.cache.size", description = "Cache volume of a member", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildPoolSpec {
+    /// Trust class of the pool. Builds of a Shared pool share one warm daemon, its cache and its credentials: the pool
+    /// is one trust domain.
+    #[serde(default)]
+    pub class: PoolClass,
+
+    /// How the daemon is confined.
+    #[serde(default)]
+    pub profile: PoolProfile,
+
+    /// Number of members and of builds in each.
+    #[serde(default)]
+    pub scaling: Scaling,
+
+    /// Longest time that a build may run. It is also the time that a member gets to finish its builds when it is
+    /// stopped (`terminationGracePeriodSeconds`), so that no rollout kills a build. A change reaches a member's grace
+    /// period when the member is replaced.
+    #[serde(default = "default_max_build_duration")]
+    #[schemars(schema_with = "duration_schema")]
+    pub max_build_duration: Duration,
+
+    /// Cache volume of each member.
+    pub cache: CacheVolume,
+
+    /// Secrets of type `kubernetes.io/dockerconfigjson` with the registry credentials of this pool. The kubelet mounts
+    /// them beside the daemon, never into it; a Secret that does not exist yet is mounted when it appears.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(validation = Rule::new("self.all(a, self.exists_one(b, b.secretRef.name == a.secretRef.name))").message("names a Secret twice: list each once"))]
+    pub credentials: Vec<PoolCredential>,
+
+    /// Settings of single registries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
+    pub registries: Vec<RegistrySettings>,
+
+    /// The daemon.
+    #[serde(default, skip_serializing_if = "BuildKitSettings::is_default")]
+    pub buildkit: BuildKitSettings,
+
+    /// The members' pods.
+    #[serde(default, skip_serializing_if = "PodSettings::is_default")]
+    pub pod: PodSettings,
+}
+
+impl Default for BuildPoolSpec {
+    fn default() -> Self {
+        Self {
+            class: PoolClass::default(),
+            profile: PoolProfile::default(),
+            scaling: Scaling::default(),
+            max_build_duration: default_max_build_duration(),
+            cache: CacheVolume::default(),
+            credentials: Vec::new(),
+            registries: Vec::new(),
+            buildkit: BuildKitSettings::default(),
+            pod: PodSettings::default(),
+        }
+    }
+}
+
+/// Trust class of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PoolClass {
+    /// Warm daemons that one tenant's builds share.
+    #[default]
+    Shared,
+}
+
+/// How the daemon is confined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PoolProfile {
+    /// buildkitd as user 1000 in a user namespace of its own making (rootlesskit), without privileges.
+    #[default]
+    Rootless,
+}
+
+/// Number of members and of builds in each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    /// Members that always run.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 32))]
+    pub min_members: i32,
+
+    /// Builds that one member runs at a time. A change takes effect at once.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 64))]
+    pub builds_per_member: i32,
+}
+
+impl Default for Scaling {
+    fn default() -> Self {
+        Self { min_members: one(), builds_per_member: two() }
+    }
+}
+
+/// Cache volume of a member.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName)").message("storageClassName cannot be changed: create a new pool"))]
+pub struct CacheVolume {
+    /// Size that each member's PersistentVolumeClaim asks for.
+    #[schemars(schema_with = "bytes_schema")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("size cannot be changed: create a new pool"))]
+    pub size: String,
+
+    /// StorageClass; the cluster's default when absent. The file system must be able to hold an overlayfs upper
+    /// layer: ext4 or xfs, not NFS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("storageClassName cannot be changed: create a new pool"))]
+    pub storage_class_name: Option<String>,
+
+    /// Whether the volumes outlive the pool. A later pool of the same name in the same namespace uses them again.
+    #[serde(default)]
+    pub retain: bool,
+}
+
+/// A mounted registry Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolCredential {
+    /// Secret of type `kubernetes.io/dockerconfigjson` in the pool's namespace.
+    pub secret_ref: LocalReference,
+}
+
+/// Settings of one registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegistrySettings {
+    /// Registry as it stands in image names: `host` or `host:port`.
+    #[schemars(length(min = 1, max = 261))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$')").message("must be a registry's host or host:port, without scheme or path, for example registry.example.com:5000"))]
+    pub host: String,
+
+    /// Certificate authority of this registry and of its token server.
+    pub ca_ref: CaReference,
+}
+
+/// A PEM bundle in a ConfigMap of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CaReference {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')").message("must be the name of a ConfigMap in the same namespace"))]
+    pub config_map: String,
+
+    /// Key in the ConfigMap.
+    #[serde(default = "default_ca_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("must be a key of a ConfigMap: letters, digits, '-', '_' and '.'"))]
+    pub key: String,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildKitSettings {
+    /// Image of buildkitd, in its rootless variant. The operator's default when absent. Takes effect when a member is
+    /// replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^[^\\\\s]+$')").message("must be an image reference without spaces"))]
+    pub image: Option<String>,
+}
+
+impl BuildKitSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The members' pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSettings {
+    /// Resources of the container that builds.
+    #[serde(default, skip_serializing_if = "PodResources::is_default")]
+    pub resources: PodResources,
+}
+
+impl PodSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Resource requests and limits, as in a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodResources {
+    /// What the scheduler reserves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(k, type(self[k]) == int || isQuantity(self[k]))").message("must hold quantities, for example cpu: 500m, memory: 1Gi"))]
+    pub requests: BTreeMap<String, IntOrString>,
+
+    /// What the container may use at most.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    #[x_kube(validation = Rule::new("self.all(k, type(self[k]) == int || isQuantity(self[k]))").message("must hold quantities, for example cpu: 2, memory: 4Gi"))]
+    pub limits: BTreeMap<String, IntOrString>,
+}
+
+impl PodResources {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Observed state of a BuildPool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BuildPoolStatus {
+    /// Generation of the spec that the operator saw last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Condition `Ready`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+
+    /// Members whose pods are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_members: Option<i32>,
+
+    /// What each member says of itself. A runner writes its own entry and no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".into()]))]
+    pub members: Vec<PoolMember>,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolMember {
+    /// UID of the member's pod.
+    #[schemars(length(max = 64))]
+    pub uid: String,
+
+    /// Name of the member's pod.
+    #[schemars(length(max = 253))]
+    pub pod: String,
+
+    /// Version of the daemon, as it reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub version: Option<String>,
+
+    /// Snapshotter of the daemon. `native` copies every layer and is slow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub snapshotter: Option<String>,
+
+    /// Builds that run now.
+    #[serde(default)]
+    pub builds: i32,
+
+    /// Problems with the mounted credentials: which Secret, which entry, what is wrong. Never a credential.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 512)))]
+    pub warnings: Vec<String>,
+}
+
+fn default_max_build_duration() -> Duration {
+    std::time::Duration::from_secs(3600).into()
+}
+
+fn default_ca_key() -> String {
+    "ca.crt".into()
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn two() -> i32 {
+    2
+}
