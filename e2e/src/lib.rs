@@ -1,1 +1,3 @@
-//! placeholder
+//! The test cluster and the tests on it.
+
+pub mod fixtures;
