@@ -1,0 +1,41 @@
+# The commands that everybody uses; `make help` lists them.
+CLUSTER ?= buildpools
+export CLUSTER
+
+.PHONY: help demo test check bench cluster cluster-down kubeconfig install e2e generate tools
+
+help: ## this list
+	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## from a fresh checkout to an image that was built in a pool, pushed, pulled and run
+	@bash e2e/scripts/demo
+
+test: ## every test: unit, real buildkitd, end to end on a real cluster
+	@bash e2e/scripts/test
+
+check: ## the fast part: format, lints, unit tests, generated files in step
+	@bash e2e/scripts/check
+
+bench: ## the benchmarks on a real pool; one JSON object per line
+	@bash e2e/scripts/bench
+
+cluster: ## starts the one-node test cluster (CLUSTER=name for another one beside it)
+	@bash e2e/scripts/cluster
+
+cluster-down: ## stops the test cluster and removes all of it
+	@bash e2e/scripts/cluster-down
+
+kubeconfig: ## prints the path of the test cluster's kubeconfig
+	@bash e2e/scripts/kubeconfig
+
+install: ## builds buildpools and installs it into the test cluster
+	@bash e2e/scripts/install
+
+e2e: ## the end-to-end tests whose name contains T
+	@bash e2e/scripts/e2e $(T)
+
+generate: ## writes the CRDs from the Rust types
+	@bash e2e/scripts/generate
+
+tools: ## builds the cluster's programs into the cache
+	@bash e2e/tools/build

@@ -1,0 +1,30 @@
+# Shared by the scripts here: says what is done and how long it took.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+CACHE=${BUILDPOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/buildpools}
+export BUILDPOOLS_CACHE=$CACHE
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+export CLUSTER=${CLUSTER:-buildpools}
+export PATH=$CACHE/tools/bin:$PATH
+BIN=$CARGO_TARGET_DIR/debug
+
+# step TITLE COMMAND…: runs the command; when it fails, says which step it was and what to do.
+step() {
+  local title=$1 began=$SECONDS
+  shift
+  printf '\n\033[1m==> %s\033[0m\n' "$title"
+  if "$@"; then
+    printf '    %s: %d s\n' "$title" $((SECONDS - began))
+  else
+    local code=$?
+    printf '\n\033[1mfailed: %s\033[0m (after %d s, exit code %d)\n' "$title" $((SECONDS - began)) "$code" >&2
+    printf 'The command was: %s\n%s\n' "$*" "${HINT:-The output above says why; run the command again when that is mended: every step is repeatable.}" >&2
+    exit "$code"
+  fi
+}
+
+kubeconfig() {
+  KUBECONFIG=$("$BIN/cluster" kubeconfig)
+  export KUBECONFIG
+}

@@ -1,0 +1,82 @@
+//! The running cluster and clients to talk to it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use anyhow::Context as _;
+use kube::Client;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+
+use crate::cluster::ClusterInfo;
+use crate::fixtures::registry;
+
+/// The running cluster and clients to talk to it.
+#[derive(Clone)]
+pub struct Environment {
+    /// The cluster.
+    pub cluster: ClusterInfo,
+    /// A client with all rights.
+    pub client: Client,
+}
+
+impl Environment {
+    /// The cluster that `CLUSTER` names (default `buildpools`).
+    ///
+    /// # Errors
+    /// When it does not run: `make cluster` starts it.
+    pub async fn load() -> anyhow::Result<Self> {
+        let name = std::env::var("CLUSTER").unwrap_or_else(|_| "buildpools".to_owned());
+        let cluster = ClusterInfo::load(&name)
+            .with_context(|| format!("cluster {name} does not run: start it with `make cluster CLUSTER={name}`"))?;
+        // Two users of rustls are in this process; both take ring. A second install is not an error.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::try_from(config_for(&cluster.kubeconfig).await?)?;
+        Ok(Self { cluster, client })
+    }
+
+    /// A client of the same cluster that authenticates with this token and nothing else.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client_with_token(&self, token: &str) -> anyhow::Result<Client> {
+        let mut config = config_for(&self.cluster.kubeconfig).await?;
+        config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
+        Ok(Client::try_from(config)?)
+    }
+
+    /// Runs kubectl against the cluster.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub async fn kubectl(&self, args: &[&str]) -> anyhow::Result<Output> {
+        Ok(tokio::process::Command::new(self.tool("kubectl"))
+            .args(args)
+            .env("KUBECONFIG", &self.cluster.kubeconfig)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .await?)
+    }
+
+    /// Path of one of the cluster's programs.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        self.cluster.tools.join(name)
+    }
+
+    /// A client of the cluster's registry that logs in as this user.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub fn registry(&self, user: &str) -> anyhow::Result<registry::Client> {
+        let (host, port) = self.cluster.registry.split_once(':').context("registry is host:port")?;
+        let address = SocketAddr::new(self.cluster.node_ip.into(), port.parse()?);
+        let ca = std::fs::read(&self.cluster.ca)?;
+        let client = registry::Client::new(&format!("https://{}", self.cluster.registry), &ca, &[(host, address)])?;
+        Ok(client.login(user, &crate::fixtures::token::Config::password(user)))
+    }
+}
+
+async fn config_for(kubeconfig: &Path) -> anyhow::Result<kube::Config> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}

@@ -1,0 +1,207 @@
+//! Invalid objects are refused by the API server with a message that names the field.
+
+use anyhow::{Context as _, ensure};
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
+use buildpools_e2e::harness::Tenant;
+use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
+use serde_json::{Value, json};
+
+/// Path of the field to change, the new value (null removes it), what the refusal must contain.
+type Case = (&'static str, Value, &'static [&'static str]);
+
+fn job() -> Value {
+    json!({
+        "apiVersion": "buildpools.dev/v1alpha1", "kind": "BuildJob", "metadata": {"name": "job"},
+        "spec": {
+            "poolRef": {"name": "main"},
+            "context": {"git": {"url": "https://git.example.com/team/app.git", "ref": "main", "path": "app"}},
+            "dockerfile": {"path": "Dockerfile"},
+            "target": "release",
+            "args": {"VERSION": "1.2"},
+            "output": {"image": {"names": ["registry.example.com:5000/team/app:1.2"]}},
+            "timeout": "30m",
+        },
+    })
+}
+
+fn pool() -> Value {
+    json!({
+        "apiVersion": "buildpools.dev/v1alpha1", "kind": "BuildPool", "metadata": {"name": "main"},
+        "spec": {
+            "class": "Shared", "profile": "Rootless",
+            "scaling": {"minMembers": 1, "buildsPerMember": 2},
+            "maxBuildDuration": "1h",
+            "cache": {"size": "10Gi", "storageClassName": "fast", "retain": true},
+            "credentials": [{"secretRef": {"name": "login"}}],
+            "registries": [{"host": "registry.example.com:5000", "caRef": {"configMap": "ca"}}],
+            "buildkit": {"image": "moby/buildkit:rootless"},
+            "pod": {"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "4Gi"}}},
+        },
+    })
+}
+
+fn job_cases() -> Vec<Case> {
+    vec![
+        ("spec.poolRef", Value::Null, &["spec.poolRef", "Required"]),
+        ("spec.poolRef.name", json!("team-b/main"), &["spec.poolRef.name", "same namespace"]),
+        ("spec.poolRef.name", json!("Main"), &["spec.poolRef.name", "lower-case"]),
+        ("spec.poolRef.namespace", json!("team-b"), &["spec.poolRef.namespace", "unknown field"]),
+        ("spec.context", json!({}), &["spec.context", "exactly one of git and inline"]),
+        (
+            "spec.context.inline",
+            json!({"files": [{"path": "Dockerfile", "content": "FROM scratch"}]}),
+            &["spec.context", "exactly one of git and inline"],
+        ),
+        ("spec.context.git.url", json!("git@example.com:team/app.git"), &["spec.context.git.url", "https://"]),
+        ("spec.context.git.url", json!("https://git.example.com/team/app"), &["spec.context.git.url", ".git"]),
+        ("spec.context.git.url", json!("https://u:p@git.example.com/a.git"), &["spec.context.git.url", "password"]),
+        ("spec.context.git.url", json!("https://git.example.com/a.git#main"), &["spec.context.git.url", "ref and path"]),
+        ("spec.context.git.ref", json!("--upload-pack=x"), &["spec.context.git.ref", "a branch, a tag or a commit"]),
+        ("spec.context.git.path", json!("../other"), &["spec.context.git.path", "'..'"]),
+        (
+            "spec.context",
+            json!({"inline": {"files": [{"path": "../etc/passwd", "content": ""}]}}),
+            &["spec.context.inline.files[0].path", "relative path"],
+        ),
+        (
+            "spec.context",
+            json!({"inline": {"files": [{"path": "main.c", "content": ""}]}}),
+            &["spec", "context.inline.files has no Dockerfile"],
+        ),
+        (
+            "spec.context",
+            json!({"inline": {"files": [{"path": "Dockerfile", "content": ""}, {"path": "Dockerfile", "content": ""}]}}),
+            &["spec.context.inline.files[1]", "Duplicate"],
+        ),
+        ("spec.dockerfile.inline", json!("FROM scratch"), &["spec.dockerfile", "at most one of path and inline"]),
+        ("spec.dockerfile.path", json!("/etc/passwd"), &["spec.dockerfile.path", "relative path"]),
+        ("spec.target", json!("a b"), &["spec.target", "stage"]),
+        ("spec.args", json!({"NOT-AN-ARG": "1"}), &["spec.args", "ARG"]),
+        ("spec.args", json!({"LONG": "x".repeat(5000)}), &["spec.args", "4096"]),
+        ("spec.output.image.names", json!([]), &["spec.output.image.names", "at least 1"]),
+        ("spec.output.image.names", json!(["registry.example.com/Team/App:1"]), &["spec.output.image.names", "lower case"]),
+        ("spec.output.image.names", json!(["app"]), &["spec.output.image.names", "registry/repository:tag"]),
+        (
+            "spec.output.image.names",
+            json!(["registry.example.com/a@sha256:0000000000000000000000000000000000000000000000000000000000000000"]),
+            &["spec.output.image.names", "without a digest"],
+        ),
+        ("spec.timeout", json!("half an hour"), &["spec.timeout", "for example"]),
+        ("spec.timeout", json!("48h"), &["spec.timeout", "24h"]),
+        ("spec.timeout", json!("-5m"), &["spec.timeout", "between 1s and 24h"]),
+    ]
+}
+
+fn pool_cases() -> Vec<Case> {
+    vec![
+        ("metadata.name", json!("a".repeat(41)), &["metadata.name", "40 characters"]),
+        ("metadata.name", json!("team.main"), &["metadata.name", "lower-case letters"]),
+        ("spec.class", json!("Ephemeral"), &["spec.class", "Shared"]),
+        ("spec.profile", json!("Privileged"), &["spec.profile", "Rootless"]),
+        ("spec.scaling.minMembers", json!(0), &["spec.scaling.minMembers", "greater than or equal to 1"]),
+        ("spec.scaling.buildsPerMember", json!(0), &["spec.scaling.buildsPerMember", "greater than or equal to 1"]),
+        ("spec.maxBuildDuration", json!("0s"), &["spec.maxBuildDuration", "between 1s and 24h"]),
+        ("spec.cache", Value::Null, &["spec.cache", "Required"]),
+        ("spec.cache.size", json!("much"), &["spec.cache.size", "quantity"]),
+        ("spec.cache.size", json!("0"), &["spec.cache.size", "above zero"]),
+        ("spec.credentials", json!([{"secretRef": {"name": "a"}}, {"secretRef": {"name": "a"}}]), &["spec.credentials", "twice"]),
+        ("spec.credentials", json!([{"secretRef": {"name": "b/a"}}]), &["spec.credentials[0].secretRef.name", "same namespace"]),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "a", "namespace": "b"}}]),
+            &["spec.credentials[0].secretRef.namespace", "unknown field"],
+        ),
+        (
+            "spec.registries",
+            json!([{"host": "https://registry.example.com", "caRef": {"configMap": "ca"}}]),
+            &["spec.registries[0].host", "without scheme"],
+        ),
+        (
+            "spec.registries",
+            json!([{"host": "r.example.com", "caRef": {"configMap": "a"}}, {"host": "r.example.com", "caRef": {"configMap": "b"}}]),
+            &["spec.registries[1]", "Duplicate"],
+        ),
+        ("spec.registries", json!([{"host": "r.example.com", "caRef": {"configMap": "A B"}}]), &["caRef.configMap", "ConfigMap"]),
+        ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
+        ("spec.pod.resources.limits", json!({"memory": "lots"}), &["spec.pod.resources.limits", "quantities"]),
+    ]
+}
+
+#[tokio::test]
+async fn invalid_specs_are_refused_with_the_name_of_the_field() {
+    Tenant::with("invalid", async |tenant| {
+        let jobs = ApiResource::erase::<BuildJob>(&());
+        let pools = ApiResource::erase::<BuildPool>(&());
+        for (resource, valid, cases) in [(jobs, job(), job_cases()), (pools, pool(), pool_cases())] {
+            let client = tenant.environment.client.clone();
+            let api = Api::<DynamicObject>::namespaced_with(client, &tenant.namespace, &resource);
+            // As kubectl does it: unknown fields are an error.
+            let strict = PostParams { dry_run: true, ..PostParams::default() };
+            create(&api, &strict, &valid).await.with_context(|| format!("the valid {} is refused", resource.kind))?;
+            for (path, value, expected) in cases {
+                let mut object = valid.clone();
+                set(&mut object, path, value.clone());
+                let refused = create(&api, &strict, &object).await;
+                let Err(error) = refused else { anyhow::bail!("{} {path} = {value} is accepted", resource.kind) };
+                let message = error.to_string();
+                for part in expected {
+                    ensure!(message.contains(part), "{} {path} = {value}: no {part:?} in: {message}", resource.kind);
+                }
+            }
+        }
+        Ok(())
+    })
+    .await;
+}
+
+async fn create(api: &Api<DynamicObject>, parameters: &PostParams, object: &Value) -> Result<(), kube::Error> {
+    let object: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
+    let mut url = kube::core::Request::new(api.resource_url());
+    let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+    url.url_path = api.resource_url();
+    let mut request = url.create(parameters, body).map_err(kube::Error::BuildRequest)?;
+    let uri = format!("{}&fieldValidation=Strict", request.uri());
+    *request.uri_mut() = uri.parse().map_err(|_| kube::Error::LinesCodecMaxLineLengthExceeded)?;
+    api.clone().into_client().request::<DynamicObject>(request).await.map(drop)
+}
+
+fn set(object: &mut Value, path: &str, value: Value) {
+    let (parents, last) = path.rsplit_once('.').unwrap();
+    let parent = parents.split('.').fold(object, |object, key| &mut object[key]);
+    let parent = parent.as_object_mut().unwrap();
+    if value.is_null() {
+        parent.remove(last);
+    } else {
+        parent.insert(last.to_owned(), value);
+    }
+}
+
+#[tokio::test]
+async fn what_is_immutable_cannot_be_changed() {
+    Tenant::with("immutable", async |tenant| {
+        let mut pool: BuildPool = serde_json::from_value(pool())?;
+        pool.spec.credentials.clear();
+        pool.spec.registries.clear();
+        pool.spec.cache.storage_class_name = None;
+        tenant.pools().create(&PostParams::default(), &pool).await?;
+        let cases = [
+            (json!({"spec": {"cache": {"size": "20Gi"}}}), "spec.cache.size"),
+            (json!({"spec": {"cache": {"storageClassName": "other"}}}), "storageClassName cannot be changed"),
+        ];
+        for (patch, expected) in cases {
+            let refused = tenant.pools().patch("main", &PatchParams::default(), &Patch::Merge(&patch)).await;
+            let message = refused.err().with_context(|| format!("{patch} is accepted"))?.to_string();
+            ensure!(message.contains(expected), "{message}");
+        }
+        let mut job: BuildJob = serde_json::from_value(job())?;
+        job.spec.pool_ref.name = "nobody".into();
+        tenant.jobs().create(&PostParams::default(), &job).await?;
+        let patch = json!({"spec": {"target": "other"}});
+        let refused = tenant.jobs().patch("job", &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let message = refused.err().context("a job's spec was changed")?.to_string();
+        ensure!(message.contains("create a new BuildJob"), "{message}");
+        Ok(())
+    })
+    .await;
+}

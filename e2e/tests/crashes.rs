@@ -1,0 +1,255 @@
+//! What breaks in the middle of a build, and what must not break with it.
+
+use anyhow::{Context as _, ensure};
+use buildpools_crds::v1alpha1::{BuildJob, FailureReason, JobPhase};
+use buildpools_crds::{conditions, names};
+use buildpools_e2e::harness::{Tenant, wait};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use serde_json::json;
+
+const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
+
+/// A build that takes about ten seconds and prints when its step has begun.
+fn slow() -> String {
+    format!("FROM {BASE}\nRUN echo step-has-begun && sleep 10 && echo step-has-ended\n")
+}
+
+#[tokio::test]
+async fn operator_killed_mid_build_the_build_ends_well() {
+    Tenant::with("operator-killed", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).push("slow:1").create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        let before = tenant.in_phase("slow", JobPhase::Running).await?;
+
+        let operators: Api<Pod> = Api::namespaced(tenant.environment.client.clone(), "buildpools-system");
+        let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
+        let killed = operators.delete_collection(&DeleteParams { grace_period_seconds: Some(0), ..Default::default() }, &selector);
+        killed.await?;
+
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        ensure!(status.attempts.len() == 1, "built again: {:?}", status.attempts);
+        ensure!(status.attempts[0].started_at == before.attempts[0].started_at, "another attempt");
+        let digest = status.image.context("status.image")?.digest;
+        let registry = tenant.environment.registry("alice")?;
+        ensure!(registry.digest(&tenant.repository("slow"), "1").await? == Some(digest));
+
+        // The next job finds an operator again.
+        let status = tenant.job("next", "main").inline("FROM scratch\nCOPY Dockerfile /\n").run().await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn runner_killed_mid_build_leads_to_a_second_attempt_and_one_outcome() {
+    Tenant::with("runner-killed", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).push("slow:1").create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        let before = tenant.in_phase("slow", JobPhase::Running).await?;
+        let pod = tenant.pods().get("main-0").await?;
+        kill_container(tenant, &pod, names::RUNNER_CONTAINER).await?;
+
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        let results: Vec<_> = status.attempts.iter().map(|a| a.result.as_deref().unwrap_or("none")).collect();
+        ensure!(results == ["RunnerLost", "Succeeded"], "{results:?}");
+        ensure!(status.attempts[0].reference == before.attempts[0].reference, "the first attempt was rewritten");
+        ensure!(status.attempts[1].reference != status.attempts[0].reference, "the old Ref was solved again");
+        let uid = pod.metadata.uid.context("uid")?;
+        ensure!(status.attempts.iter().all(|a| a.pod_uid == uid), "the pod was replaced: this test is about its container");
+
+        // The daemon itself remembers each Ref once, with what became of it.
+        let history = tenant.environment.kubectl(&[
+            "-n", &tenant.namespace, "exec", "main-0", "-c", names::DAEMON_CONTAINER, "--",
+            "buildctl", "--addr", "unix:///run/buildpools/buildkitd.sock", "debug", "histories", "--format", "{{json .}}",
+        ]);
+        let output = history.await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        for attempt in &status.attempts {
+            let records = text.lines().filter(|line| line.contains(&attempt.reference)).count();
+            ensure!(records == 1, "{} has {records} records in the daemon's history:\n{text}", attempt.reference);
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn daemon_killed_mid_build_leads_to_a_second_attempt() {
+    Tenant::with("daemon-killed", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        let pod = tenant.pods().get("main-0").await?;
+        kill_container(tenant, &pod, names::DAEMON_CONTAINER).await?;
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        let results: Vec<_> = status.attempts.iter().map(|a| a.result.as_deref().unwrap_or("none")).collect();
+        ensure!(results == ["DaemonLost", "Succeeded"], "{results:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pod_killed_mid_build_leads_to_a_second_attempt_in_its_successor() {
+    Tenant::with("pod-killed", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        // No grace: the runner has no time to drain, as when a node dies.
+        let now = DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        tenant.pods().delete("main-0", &now).await?;
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
+        ensure!(status.attempts[0].result.as_deref() == Some(FailureReason::PodEvicted.as_str()), "{:?}", status.attempts);
+        ensure!(status.attempts[0].pod_uid != status.attempts[1].pod_uid, "{:?}", status.attempts);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pod_deleted_gracefully_lets_its_build_end_first() {
+    Tenant::with("drain", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).push("slow:1").create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        tenant.pods().delete("main-0", &DeleteParams::default()).await?;
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+        ensure!(status.attempts.len() == 1, "the build was not drained: {:?}", status.attempts);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn job_deleted_while_running_ends_its_build() {
+    Tenant::with("job-deleted", async |tenant| {
+        tenant.pool("main").create_ready().await?;
+        let endless = format!("FROM {BASE}\nRUN echo step-has-begun && sleep 600\n");
+        tenant.job("endless", "main").inline(&endless).create().await?;
+        tenant.printed("main-0", "step-has-begun").await?;
+        tenant.jobs().delete("endless", &DeleteParams::default()).await?;
+        let pool = wait::until(&tenant.pools(), "main", "the member is idle again", wait::SOON, |pool| {
+            pool.and_then(|pool| pool.status.as_ref())
+                .is_some_and(|status| status.members.len() == 1 && status.members[0].builds == 0)
+        });
+        pool.await?;
+        let processes = tenant.environment.kubectl(&[
+            "-n", &tenant.namespace, "exec", "main-0", "-c", names::DAEMON_CONTAINER, "--", "sh", "-c",
+            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
+        ]);
+        let output = processes.await?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let running = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(running.contains("buildkitd") && !running.contains("sleep 600"), "the step still runs: {running}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_runner_cannot_write_a_job_of_another_pod() {
+    Tenant::with("fence", async |tenant| {
+        tenant.pool("main").spec(|spec| spec.scaling.min_members = 2).create_ready().await?;
+        tenant.job("slow", "main").inline(&slow()).create().await?;
+        let status = tenant.in_phase("slow", JobPhase::Running).await?;
+        let owner = status.member.clone().context("status.member")?;
+        let other = if owner == "main-0" { "main-1" } else { "main-0" };
+
+        let outcome = json!({"status": {"phase": "Succeeded", "assignedTo": null}});
+        let foreign = as_runner(tenant, "main", other).await?;
+        let refused = patch_status(&foreign, tenant, "slow", &outcome).await;
+        let message = refused.err().context("a foreign runner wrote the job's outcome")?.to_string();
+        ensure!(message.contains("assigned to its own pod"), "{message}");
+
+        // A token of the same ServiceAccount that is not bound to a pod is refused as well.
+        let unbound = token_client(tenant, "main", None).await?;
+        ensure!(patch_status(&unbound, tenant, "slow", &outcome).await.is_err(), "an unbound token wrote the outcome");
+
+        // Nor may the right runner hand the job to somebody else.
+        let own = as_runner(tenant, "main", &owner).await?;
+        let handed = json!({"status": {"assignedTo": "00000000-0000-0000-0000-000000000000"}});
+        let message = patch_status(&own, tenant, "slow", &handed).await.err().context("handed over")?.to_string();
+        ensure!(message.contains("cannot assign"), "{message}");
+
+        let pools: Api<buildpools_crds::v1alpha1::BuildPool> = Api::namespaced(own, &tenant.namespace);
+        let lie = json!({"status": {"conditions": []}});
+        let refused = pools.patch_status("main", &PatchParams::default(), &Patch::Merge(lie)).await;
+        let message = refused.err().context("a runner wrote the pool's conditions")?.to_string();
+        ensure!(message.contains("own entry of members"), "{message}");
+
+        let status = tenant.ended("slow").await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+
+        // The end is the end, for everybody.
+        let admin = tenant.environment.client.clone();
+        let rewritten = patch_status(&admin, tenant, "slow", &json!({"status": {"phase": "Failed"}})).await;
+        let message = rewritten.err().context("a terminal status was changed")?.to_string();
+        ensure!(message.contains("the job has ended"), "{message}");
+        ensure!(conditions::is_true(&status.conditions, conditions::COMPLETE));
+        Ok(())
+    })
+    .await;
+}
+
+async fn patch_status(
+    client: &kube::Client,
+    tenant: &Tenant,
+    job: &str,
+    patch: &serde_json::Value,
+) -> Result<BuildJob, kube::Error> {
+    let jobs: Api<BuildJob> = Api::namespaced(client.clone(), &tenant.namespace);
+    jobs.patch_status(job, &PatchParams::default(), &Patch::Merge(patch)).await
+}
+
+/// A client with the identity of the runner in that pod: a token of its ServiceAccount, bound to the pod.
+async fn as_runner(tenant: &Tenant, pool: &str, pod: &str) -> anyhow::Result<kube::Client> {
+    let uid = tenant.pods().get(pod).await?.metadata.uid;
+    let bound = BoundObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        name: Some(pod.into()),
+        uid,
+    };
+    token_client(tenant, pool, Some(bound)).await
+}
+
+async fn token_client(
+    tenant: &Tenant,
+    pool: &str,
+    bound_object_ref: Option<BoundObjectReference>,
+) -> anyhow::Result<kube::Client> {
+    let accounts: Api<ServiceAccount> = tenant.api();
+    let request = TokenRequest {
+        spec: TokenRequestSpec { bound_object_ref, ..TokenRequestSpec::default() },
+        ..TokenRequest::default()
+    };
+    let answer = accounts.create_token_request(&names::runner(pool), &PostParams::default(), &request).await?;
+    tenant.environment.client_with_token(&answer.status.context("token")?.token).await
+}
+
+/// Kills the first process of a container, as the kernel does when memory is short.
+async fn kill_container(tenant: &Tenant, pod: &Pod, container: &str) -> anyhow::Result<()> {
+    let status = pod.status.as_ref().context("pod status")?;
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let found = statuses.into_iter().find(|s| s.name == container).context("container")?;
+    let id = found.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("container ID")?;
+    let output = tokio::process::Command::new(tenant.environment.tool("ctr"))
+        .arg("--address")
+        .arg(&tenant.environment.cluster.containerd_socket)
+        .args(["-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id])
+        .output()
+        .await?;
+    ensure!(output.status.success(), "ctr: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
