@@ -136,7 +136,7 @@ fn a_bad_entry_spoils_nothing_and_shows_no_secret() {
 #[test]
 fn files_that_are_no_configuration() {
     for (json, expected) in [
-        (r#"{"auths":{"r.test":{"auth":"YWxpY2U6cHc="}"#, "secret x: not valid JSON (line 1, column 44)"),
+        (r#"{"auths":{"r.test":{"auth":"YWxpY2U6cHc="}"#, "secret x: not valid JSON (line 1, column 42)"),
         ("", "secret x: not valid JSON (line 1, column 0)"),
         (r#"{"r.test":{}}"#, "secret x: has no \"auths\" object; the legacy dockercfg form is not read"),
         (r#"{"auths":[]}"#, "secret x: \"auths\" is not an object"),

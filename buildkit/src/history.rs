@@ -71,10 +71,9 @@ impl Daemon {
         };
         let details = Details::from_rpc(&status);
         let mut progress = Progress::default();
-        if details.vertex.is_some() {
-            follow(self.control(), &record.r#ref, &mut progress, &mut |_| {}).await;
-        }
-        let vertex = details.vertex.as_deref();
+        // The stored progress has the names and logs of the steps.
+        follow(self.control(), &record.r#ref, &mut progress, &mut |_| {}).await;
+        let vertex = details.vertex.as_deref().or_else(|| progress.failed_step(&details.message));
         let error = classify(
             &details,
             Clues {

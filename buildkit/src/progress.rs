@@ -12,6 +12,8 @@ use crate::secret::Scrubber;
 const TAIL_LINES: usize = 20;
 /// Bytes kept of one such line: a step may write megabytes without a newline.
 const TAIL_LINE_BYTES: usize = 2048;
+/// A step that is done again, within this many seconds, is not worth a second line.
+const NEGLIGIBLE: f64 = 0.05;
 /// A line that grows longer than this is delivered in parts.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
@@ -97,6 +99,8 @@ struct State {
     number: usize,
     started: Option<f64>,
     completed: bool,
+    /// The daemon's words when it failed.
+    error: String,
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     tail: VecDeque<String>,
@@ -110,6 +114,13 @@ impl Progress {
     /// The name of the step with this digest.
     pub(crate) fn step_name(&self, digest: &str) -> Option<&str> {
         self.steps.get(digest).map(|state| state.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// The digest of the step that failed with this error, for errors that do not name theirs: the build's error ends
+    /// with the step's.
+    pub(crate) fn failed_step(&self, error: &str) -> Option<&str> {
+        let failed = self.steps.iter().filter(|(_, state)| !state.error.is_empty() && error.ends_with(&state.error));
+        failed.max_by_key(|(_, state)| (state.error.len(), state.number)).map(|(digest, _)| digest.as_str())
     }
 
     /// The last lines that a step wrote.
@@ -145,13 +156,9 @@ impl Progress {
         if !name.is_empty() {
             state.name = name;
         }
-        // A step can run again after it completed, for instance when a cached result turns out to be needed.
         let Some(started) = vertex.started.as_ref().map(seconds) else { return };
-        let again = state.completed && vertex.completed.is_none() && state.started != Some(started);
-        if again {
-            state.completed = false;
-        }
-        if state.started.is_none() || again {
+        // A step can start again after it completed: for another part of the build, or to load a cached result.
+        if state.started.is_none() || state.completed {
             state.started = Some(started);
         }
         if state.number == 0 {
@@ -199,16 +206,21 @@ impl Progress {
 
     fn end(&mut self, vertex: &Vertex, on_event: &mut impl FnMut(&Event)) {
         let Some(state) = self.steps.get_mut(&vertex.digest) else { return };
-        if std::mem::replace(&mut state.completed, true) || state.number == 0 {
+        if state.number == 0 {
             return;
         }
+        let again = std::mem::replace(&mut state.completed, true);
         let partial = std::mem::take(&mut state.partial);
         let took = match (state.started, vertex.completed.as_ref().map(seconds)) {
             (Some(started), Some(completed)) => (completed - started).max(0.0),
             _ => 0.0,
         };
+        let news = vertex.error != state.error;
+        state.error.clone_from(&vertex.error);
         if !partial.is_empty() {
             self.line(&vertex.digest, &String::from_utf8_lossy(&partial), took, on_event);
+        } else if again && !news && (took < NEGLIGIBLE || vertex.cached || !vertex.error.is_empty()) {
+            return;
         }
         let kind = if vertex.error.ends_with("context canceled") {
             EventKind::Canceled

@@ -44,7 +44,7 @@ impl Daemon {
             Ok(response) => Ok(BuildResult::from_exporter_response(&response.into_inner().exporter_response)),
             Err(status) => {
                 let details = Details::from_status(&status);
-                let vertex = details.vertex.as_deref();
+                let vertex = details.vertex.as_deref().or_else(|| progress.failed_step(&details.message));
                 Err(classify(
                     &details,
                     Clues {

@@ -40,6 +40,7 @@ const PATTERNS: &[(&[&str], Meaning)] = &[
     (&["failed to parse stage name"], Kind(E::DockerfileInvalid)),
     (&["the dockerfile cannot be empty"], Kind(E::DockerfileInvalid)),
     (&["file with no instructions"], Kind(E::DockerfileInvalid)),
+    (&["secret ", ": not found"], Kind(E::DockerfileInvalid)),
     // A file that COPY or ADD names.
     (&["failed to calculate checksum of ref", "not found"], Kind(E::ContextNotFound)),
     (&["failed to compute cache key", "not found"], Kind(E::ContextNotFound)),
@@ -80,6 +81,7 @@ const PATTERNS: &[(&[&str], Meaning)] = &[
     (&["403 forbidden"], RegistryRefused),
     (&["unauthorized:"], RegistryRefused),
     (&["failed to push", "denied"], RegistryRefused),
+    (&["failed to push", "unsupported:"], RegistryRefused),
     (&["failed to resolve source metadata", "denied"], RegistryRefused),
     (&["failed to resolve source metadata", "not found"], Kind(E::ImageNotFound)),
     (&["failed to push", "name unknown"], Kind(E::ImageNotFound)),
