@@ -295,3 +295,20 @@ impl Timing {
         *self == Self::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::FailureReason;
+
+    #[test]
+    fn every_reason_is_in_the_list_once_and_explained() {
+        let catalogue = include_str!("../../../docs/errors.md");
+        for (index, reason) in FailureReason::ALL.iter().enumerate() {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+            assert!(!FailureReason::ALL[..index].contains(reason), "{reason:?} stands twice in ALL");
+            let rows = catalogue.lines().filter(|line| line.starts_with(&format!("| `{}` |", reason.as_str()))).count();
+            // PoolNotFound is also a reason to wait.
+            assert!(rows == 1 || *reason == FailureReason::PoolNotFound, "docs/errors.md has {rows} rows for {reason:?}");
+        }
+    }
+}
