@@ -1,3 +1,5 @@
 //! The test cluster and the tests on it.
 
+pub mod cluster;
 pub mod fixtures;
+pub mod harness;
