@@ -4,7 +4,7 @@ use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_e2e::harness::Tenant;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::ApiResource;
+use kube::core::{ApiResource, Request};
 use serde_json::{Value, json};
 
 /// Path of the field to change, the new value (null removes it), what the refusal must contain.
@@ -56,7 +56,11 @@ fn job_cases() -> Vec<Case> {
         ("spec.context.git.url", json!("git@example.com:team/app.git"), &["spec.context.git.url", "https://"]),
         ("spec.context.git.url", json!("https://git.example.com/team/app"), &["spec.context.git.url", ".git"]),
         ("spec.context.git.url", json!("https://u:p@git.example.com/a.git"), &["spec.context.git.url", "password"]),
-        ("spec.context.git.url", json!("https://git.example.com/a.git#main"), &["spec.context.git.url", "ref and path"]),
+        (
+            "spec.context.git.url",
+            json!("https://git.example.com/a.git#main"),
+            &["spec.context.git.url", "ref and path"],
+        ),
         ("spec.context.git.ref", json!("--upload-pack=x"), &["spec.context.git.ref", "a branch, a tag or a commit"]),
         ("spec.context.git.path", json!("../other"), &["spec.context.git.path", "'..'"]),
         (
@@ -80,7 +84,11 @@ fn job_cases() -> Vec<Case> {
         ("spec.args", json!({"NOT-AN-ARG": "1"}), &["spec.args", "ARG"]),
         ("spec.args", json!({"LONG": "x".repeat(5000)}), &["spec.args", "4096"]),
         ("spec.output.image.names", json!([]), &["spec.output.image.names", "at least 1"]),
-        ("spec.output.image.names", json!(["registry.example.com/Team/App:1"]), &["spec.output.image.names", "lower case"]),
+        (
+            "spec.output.image.names",
+            json!(["registry.example.com/Team/App:1"]),
+            &["spec.output.image.names", "lower case"],
+        ),
         ("spec.output.image.names", json!(["app"]), &["spec.output.image.names", "registry/repository:tag"]),
         (
             "spec.output.image.names",
@@ -105,8 +113,16 @@ fn pool_cases() -> Vec<Case> {
         ("spec.cache", Value::Null, &["spec.cache", "Required"]),
         ("spec.cache.size", json!("much"), &["spec.cache.size", "quantity"]),
         ("spec.cache.size", json!("0"), &["spec.cache.size", "above zero"]),
-        ("spec.credentials", json!([{"secretRef": {"name": "a"}}, {"secretRef": {"name": "a"}}]), &["spec.credentials", "twice"]),
-        ("spec.credentials", json!([{"secretRef": {"name": "b/a"}}]), &["spec.credentials[0].secretRef.name", "same namespace"]),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "a"}}, {"secretRef": {"name": "a"}}]),
+            &["spec.credentials", "twice"],
+        ),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "b/a"}}]),
+            &["spec.credentials[0].secretRef.name", "same namespace"],
+        ),
         (
             "spec.credentials",
             json!([{"secretRef": {"name": "a", "namespace": "b"}}]),
@@ -122,7 +138,11 @@ fn pool_cases() -> Vec<Case> {
             json!([{"host": "r.example.com", "caRef": {"configMap": "a"}}, {"host": "r.example.com", "caRef": {"configMap": "b"}}]),
             &["spec.registries[1]", "Duplicate"],
         ),
-        ("spec.registries", json!([{"host": "r.example.com", "caRef": {"configMap": "A B"}}]), &["caRef.configMap", "ConfigMap"]),
+        (
+            "spec.registries",
+            json!([{"host": "r.example.com", "caRef": {"configMap": "A B"}}]),
+            &["caRef.configMap", "ConfigMap"],
+        ),
         ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
         ("spec.pod.resources.limits", json!({"memory": "lots"}), &["spec.pod.resources.limits", "quantities"]),
     ]
@@ -155,15 +175,11 @@ async fn invalid_specs_are_refused_with_the_name_of_the_field() {
     .await;
 }
 
-async fn create(api: &Api<DynamicObject>, parameters: &PostParams, object: &Value) -> Result<(), kube::Error> {
-    let object: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
-    let mut url = kube::core::Request::new(api.resource_url());
-    let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
-    url.url_path = api.resource_url();
-    let mut request = url.create(parameters, body).map_err(kube::Error::BuildRequest)?;
-    let uri = format!("{}&fieldValidation=Strict", request.uri());
-    *request.uri_mut() = uri.parse().map_err(|_| kube::Error::LinesCodecMaxLineLengthExceeded)?;
-    api.clone().into_client().request::<DynamicObject>(request).await.map(drop)
+async fn create(api: &Api<DynamicObject>, parameters: &PostParams, object: &Value) -> anyhow::Result<()> {
+    let mut request = Request::new(api.resource_url()).create(parameters, serde_json::to_vec(object)?)?;
+    *request.uri_mut() = format!("{}&fieldValidation=Strict", request.uri()).parse()?;
+    api.clone().into_client().request::<DynamicObject>(request).await?;
+    Ok(())
 }
 
 fn set(object: &mut Value, path: &str, value: Value) {

@@ -137,8 +137,9 @@ async fn every_form_of_docker_config_pushes() {
         let pool = wait::until(&tenant.pools(), "main", "the member warns of the broken entry", wait::SOON, |pool| {
             pool.and_then(|pool| pool.status.as_ref())
                 .is_some_and(|s| s.members.iter().flat_map(|m| &m.warnings).any(|w| w.contains("broken.example.com")))
-        });
-        let members = pool.await?.and_then(|pool| pool.status).unwrap_or_default().members;
+        })
+        .await?;
+        let members = pool.and_then(|pool| pool.status).unwrap_or_default().members;
         ensure!(members[0].version.as_deref().is_some_and(|v| v.contains("0.33")), "{members:?}");
         ensure!(members[0].snapshotter.as_deref() == Some("overlayfs"), "{members:?}");
         Ok(())
@@ -150,7 +151,8 @@ async fn every_form_of_docker_config_pushes() {
 async fn failing_step_is_reported_with_line_exit_code_and_log() {
     Tenant::with("failing-step", async |tenant| {
         tenant.pool("main").create_ready().await?;
-        let dockerfile = format!("FROM {BASE}\nRUN true\n\nRUN echo compiling && echo undefined reference >&2 && exit 7\n");
+        let dockerfile =
+            format!("FROM {BASE}\nRUN true\n\nRUN echo compiling && echo undefined reference >&2 && exit 7\n");
         let status = tenant.job("broken", "main").inline(&dockerfile).run().await?;
         ensure!(status.phase == JobPhase::Failed);
         let failure = status.failure.context("status.failure")?;
@@ -174,7 +176,11 @@ async fn faults_of_the_user_have_their_own_reasons() {
         let missing = tenant.image("nothing-here:1");
         let cases = [
             ("invalid", tenant.job("invalid", "main").inline("FORM scratch\n"), FailureReason::DockerfileInvalid),
-            ("no-image", tenant.job("no-image", "main").inline(&format!("FROM {missing}\n")), FailureReason::ImageNotFound),
+            (
+                "no-image",
+                tenant.job("no-image", "main").inline(&format!("FROM {missing}\n")),
+                FailureReason::ImageNotFound,
+            ),
             ("no-repo", tenant.job("no-repo", "main").git("demo/nothing.git"), FailureReason::ContextNotFound),
             (
                 "foreign",

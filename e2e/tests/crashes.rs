@@ -26,8 +26,8 @@ async fn operator_killed_mid_build_the_build_ends_well() {
 
         let operators: Api<Pod> = Api::namespaced(tenant.environment.client.clone(), "buildpools-system");
         let selector = ListParams::default().labels("app.kubernetes.io/component=operator");
-        let killed = operators.delete_collection(&DeleteParams { grace_period_seconds: Some(0), ..Default::default() }, &selector);
-        killed.await?;
+        let now = DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
+        operators.delete_collection(&now, &selector).await?;
 
         let status = tenant.ended("slow").await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
@@ -62,15 +62,15 @@ async fn runner_killed_mid_build_leads_to_a_second_attempt_and_one_outcome() {
         ensure!(status.attempts[0].reference == before.attempts[0].reference, "the first attempt was rewritten");
         ensure!(status.attempts[1].reference != status.attempts[0].reference, "the old Ref was solved again");
         let uid = pod.metadata.uid.context("uid")?;
-        ensure!(status.attempts.iter().all(|a| a.pod_uid == uid), "the pod was replaced: this test is about its container");
+        ensure!(
+            status.attempts.iter().all(|a| a.pod_uid == uid),
+            "the pod was replaced: this test is about its container"
+        );
 
         // The daemon itself remembers each Ref once, with what became of it.
-        let history = tenant.environment.kubectl(&[
-            "-n", &tenant.namespace, "exec", "main-0", "-c", names::DAEMON_CONTAINER, "--",
-            "buildctl", "--addr", "unix:///run/buildpools/buildkitd.sock", "debug", "histories", "--format", "{{json .}}",
-        ]);
-        let output = history.await?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let socket = "unix:///run/buildpools/buildkitd.sock";
+        let command = ["buildctl", "--addr", socket, "debug", "histories", "--format", "{{json .}}"];
+        let text = tenant.exec("main-0", names::DAEMON_CONTAINER, &command).await?;
         for attempt in &status.attempts {
             let records = text.lines().filter(|line| line.contains(&attempt.reference)).count();
             ensure!(records == 1, "{} has {records} records in the daemon's history:\n{text}", attempt.reference);
@@ -109,7 +109,11 @@ async fn pod_killed_mid_build_leads_to_a_second_attempt_in_its_successor() {
         let status = tenant.ended("slow").await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
-        ensure!(status.attempts[0].result.as_deref() == Some(FailureReason::PodEvicted.as_str()), "{:?}", status.attempts);
+        ensure!(
+            status.attempts[0].result.as_deref() == Some(FailureReason::PodEvicted.as_str()),
+            "{:?}",
+            status.attempts
+        );
         ensure!(status.attempts[0].pod_uid != status.attempts[1].pod_uid, "{:?}", status.attempts);
         Ok(())
     })
@@ -138,20 +142,17 @@ async fn job_deleted_while_running_ends_its_build() {
         let endless = format!("FROM {BASE}\nRUN echo step-has-begun && sleep 600\n");
         tenant.job("endless", "main").inline(&endless).create().await?;
         tenant.printed("main-0", "step-has-begun").await?;
+        ensure!(processes(tenant).await?.contains("sleep 600"), "the step does not run");
         tenant.jobs().delete("endless", &DeleteParams::default()).await?;
-        let pool = wait::until(&tenant.pools(), "main", "the member is idle again", wait::SOON, |pool| {
-            pool.and_then(|pool| pool.status.as_ref())
-                .is_some_and(|status| status.members.len() == 1 && status.members[0].builds == 0)
-        });
-        pool.await?;
-        let processes = tenant.environment.kubectl(&[
-            "-n", &tenant.namespace, "exec", "main-0", "-c", names::DAEMON_CONTAINER, "--", "sh", "-c",
-            "cat /proc/[0-9]*/cmdline | tr '\\0' ' '",
-        ]);
-        let output = processes.await?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let running = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(running.contains("buildkitd") && !running.contains("sleep 600"), "the step still runs: {running}");
+        wait::poll("the step's process ends", wait::SOON, async || {
+            let running = processes(tenant).await?;
+            ensure!(running.contains("buildkitd"), "the daemon ended with it: {running}");
+            Ok((!running.contains("sleep 600")).then_some(()))
+        })
+        .await?;
+        // Its slot is free again.
+        let status = tenant.job("next", "main").inline("FROM scratch\nCOPY Dockerfile /\n").run().await?;
+        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         Ok(())
     })
     .await;
@@ -202,6 +203,12 @@ async fn a_runner_cannot_write_a_job_of_another_pod() {
     .await;
 }
 
+/// The command lines in the daemon's container.
+async fn processes(tenant: &Tenant) -> anyhow::Result<String> {
+    let command = ["sh", "-c", r"cat /proc/[0-9]*/cmdline | tr '\0' ' '"];
+    tenant.exec("main-0", names::DAEMON_CONTAINER, &command).await
+}
+
 async fn patch_status(
     client: &kube::Client,
     tenant: &Tenant,
@@ -215,12 +222,8 @@ async fn patch_status(
 /// A client with the identity of the runner in that pod: a token of its ServiceAccount, bound to the pod.
 async fn as_runner(tenant: &Tenant, pool: &str, pod: &str) -> anyhow::Result<kube::Client> {
     let uid = tenant.pods().get(pod).await?.metadata.uid;
-    let bound = BoundObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Pod".into()),
-        name: Some(pod.into()),
-        uid,
-    };
+    let bound =
+        BoundObjectReference { api_version: Some("v1".into()), kind: Some("Pod".into()), name: Some(pod.into()), uid };
     token_client(tenant, pool, Some(bound)).await
 }
 

@@ -32,7 +32,10 @@ async fn granted_permissions_are_the_used_ones_and_none_is_on_secrets() {
         let runner = granted(&runner);
         for (verb, group, resource) in operator.iter().chain(&runner) {
             ensure!(!resource.starts_with("secrets"), "{verb} on Secrets is granted");
-            ensure!(![verb, group, resource].iter().any(|part| part.contains('*')), "wildcard: {verb} {group} {resource}");
+            ensure!(
+                ![verb, group, resource].iter().any(|part| part.contains('*')),
+                "wildcard: {verb} {group} {resource}"
+            );
         }
         // Used by the API server's own check when a RoleBinding is made, never by a request.
         let bind = ("bind".into(), "rbac.authorization.k8s.io".into(), "clusterroles".into());
@@ -97,7 +100,8 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
     tenant.api::<RoleBinding>().patch(&names::runner("main"), &by, &drift).await?;
     tenant.api::<NetworkPolicy>().patch(&names::network_policy("main"), &by, &drift).await?;
     wait::until(&tenant.api::<StatefulSet>(), &set, "the label is repaired", wait::SOON, |set| {
-        set.and_then(|set| set.metadata.labels.as_ref()).is_some_and(|l| l.get("buildpools.dev/pool").is_some_and(|v| v == "main"))
+        set.and_then(|set| set.metadata.labels.as_ref())
+            .is_some_and(|l| l.get("buildpools.dev/pool").is_some_and(|v| v == "main"))
     })
     .await?;
 

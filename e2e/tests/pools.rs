@@ -111,8 +111,8 @@ async fn deleted_pool_leaves_nothing_but_a_retained_cache() {
         for pool in ["gone", "kept"] {
             everything_is_gone(tenant, pool).await?;
         }
-        let absent = wait::until(&claims, &names::cache_claim("gone", 0), "the cache is gone", wait::SOON, |c| c.is_none());
-        absent.await?;
+        let cache = names::cache_claim("gone", 0);
+        wait::until(&claims, &cache, "the cache is gone", wait::SOON, |claim| claim.is_none()).await?;
         ensure!(claims.get(&names::cache_claim("kept", 0)).await?.metadata.uid == kept.metadata.uid, "another volume");
 
         // A pool of the same name takes the volume over, with what is in it.
@@ -135,7 +135,8 @@ async fn everything_is_gone(tenant: &Tenant, pool: &str) -> anyhow::Result<()> {
     wait::until(&tenant.api::<ConfigMap>(), &names::config_map(pool), gone, wait::SOON, |o| o.is_none()).await?;
     wait::until(&tenant.api::<ServiceAccount>(), &names::runner(pool), gone, wait::SOON, |o| o.is_none()).await?;
     wait::until(&tenant.api::<RoleBinding>(), &names::runner(pool), gone, wait::SOON, |o| o.is_none()).await?;
-    wait::until(&tenant.api::<NetworkPolicy>(), &names::network_policy(pool), gone, wait::SOON, |o| o.is_none()).await?;
+    wait::until(&tenant.api::<NetworkPolicy>(), &names::network_policy(pool), gone, wait::SOON, |o| o.is_none())
+        .await?;
     wait::until(&tenant.pods(), &format!("{pool}-0"), gone, wait::SOON, |o| o.is_none()).await?;
     Ok(())
 }
@@ -206,7 +207,8 @@ async fn pod_that_the_namespace_refuses_shows_in_the_ready_message() {
     restricted.pool("main").create().await.unwrap();
     let shown = wait::until(&restricted.pools(), "main", "Ready explains the refusal", wait::SOON, |pool| {
         not_ready(pool).is_some_and(|(_, message)| {
-            message.contains("violates PodSecurity") && message.contains("pod-security.kubernetes.io/enforce=privileged")
+            message.contains("violates PodSecurity")
+                && message.contains("pod-security.kubernetes.io/enforce=privileged")
         })
     })
     .await;

@@ -62,12 +62,13 @@ impl<'a> PoolBuilder<'a> {
         let pool = self.create().await?;
         let name = pool.metadata.name.unwrap_or_default();
         let members = pool.spec.scaling.min_members;
-        let ready = wait::until(&tenant.pools(), &name, "the pool is ready", wait::BUILD, |pool| {
+        wait::until(&tenant.pools(), &name, "the pool is ready", wait::BUILD, |pool| {
             pool.and_then(|pool| pool.status.as_ref()).is_some_and(|status| {
                 conditions::is_true(&status.conditions, conditions::READY) && status.ready_members == Some(members)
             })
-        });
-        ready.await?.context("the pool exists")
+        })
+        .await?
+        .context("the pool exists")
     }
 }
 
@@ -175,8 +176,9 @@ impl Tenant {
     ) -> anyhow::Result<BuildJobStatus> {
         let found = wait::until(&self.jobs(), job, what, wait::BUILD, |job| {
             job.and_then(|job| job.status.as_ref()).is_some_and(&predicate)
-        });
-        Ok(found.await?.and_then(|job| job.status).unwrap_or_default())
+        })
+        .await?;
+        Ok(found.and_then(|job| job.status).unwrap_or_default())
     }
 
     /// Waits until the runner has printed a line that holds this text.

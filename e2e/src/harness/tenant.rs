@@ -168,6 +168,18 @@ impl Tenant {
         Ok(self.pods().logs(pod, &parameters).await?)
     }
 
+    /// Runs a command in a container and returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn exec(&self, pod: &str, container: &str, command: &[&str]) -> anyhow::Result<String> {
+        let place = ["-n", &self.namespace, "exec", pod, "-c", container, "--"];
+        let output = self.environment.kubectl(&[&place, command].concat()).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
     /// Removes the namespace; does not wait, so that tests do not pay for the garbage collector.
     pub async fn delete(&self) {
         let api: Api<Namespace> = Api::all(self.environment.client.clone());
