@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 #[derive(Clone, Debug)]
 pub struct Group {
     name: String,
-    /// The mount points of the hierarchies; one with cgroup v2.
+    /// The mount points of the hierarchies: one with cgroup v2, one for each controller and maybe that one with v1.
     hierarchies: Vec<PathBuf>,
     /// The hierarchy that lists all processes of the group.
     tracking: PathBuf,
@@ -24,12 +24,12 @@ impl Group {
     pub fn new(name: &str) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
         let (v1, v2): (Vec<_>, Vec<_>) = mounts.lines().filter_map(parse_mount).partition(|mount| !mount.v2);
-        // In a hybrid set-up the v2 hierarchy has no controllers and the v1 hierarchies are what counts.
-        let hierarchies: Vec<_> = if v1.is_empty() { v2 } else { v1 };
-        // Of v1, the pids hierarchy takes processes without any set-up, other than cpuset.
-        let tracking = hierarchies.iter().find(|mount| mount.v2 || mount.controllers.contains(&"pids".to_owned()));
+        // In a hybrid set-up the v2 hierarchy has no controllers and the v1 hierarchies are what counts. Of those, the
+        // pids hierarchy takes processes without any set-up, other than cpuset.
+        let pids = v1.iter().find(|mount| mount.controllers.iter().any(|controller| controller == "pids"));
+        let tracking = if v1.is_empty() { v2.first() } else { pids };
         let tracking = tracking.context("there is no cgroup v2 and no pids hierarchy of cgroup v1")?.path.clone();
-        Ok(Self { name: name.into(), hierarchies: hierarchies.into_iter().map(|mount| mount.path).collect(), tracking })
+        Ok(Self { name: name.into(), hierarchies: v1.into_iter().chain(v2).map(|mount| mount.path).collect(), tracking })
     }
 
     /// Makes the group in all hierarchies, with the sub-group for node processes.

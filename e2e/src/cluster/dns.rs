@@ -34,21 +34,27 @@ pub async fn serve(layout: &Layout, addresses: &Addresses, process: &Process) ->
 fn corefile(layout: &Layout, addresses: &Addresses) -> String {
     let node = addresses.node;
     let kubeconfig = kubeconfig_path(layout, "coredns").display().to_string();
+    // One block for each zone, as within a block the order of the plugins is fixed: `template` would come first.
     format!(
-        ".:53 {{
+        "cluster.local:53 in-addr.arpa:53 {{
     bind {node}
     errors
-    health 127.0.0.1:8080
-    ready 127.0.0.1:8181
-    hosts {{
-        {node} {REGISTRY_HOST} {GIT_HOST}
-        fallthrough
-    }}
     kubernetes cluster.local in-addr.arpa {{
         kubeconfig {kubeconfig}
         pods insecure
         ttl 5
     }}
+}}
+{REGISTRY_HOST}:53 {GIT_HOST}:53 {{
+    bind {node}
+    errors
+    hosts {{
+        {node} {REGISTRY_HOST} {GIT_HOST}
+    }}
+}}
+.:53 {{
+    bind {node}
+    errors
     template ANY ANY . {{
         rcode NXDOMAIN
     }}
