@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use bollard_buildkit_proto::moby::buildkit::v1::{CacheOptions, Exporter, SolveRequest};
 
-use crate::error::{BuildError, ErrorKind};
 use crate::llb;
 
 /// The path of the Dockerfile when it is given inline.
@@ -78,14 +77,15 @@ impl BuildResult {
 }
 
 impl Build {
-    /// The request; an error when a path or name cannot be used.
-    pub(crate) fn request(&self, session: &str) -> Result<SolveRequest, BuildError> {
+    /// The request; or what about the context's paths or size cannot be. The session comes later.
+    pub(crate) fn request(&self) -> Result<SolveRequest, String> {
         let mut options: HashMap<String, String> = HashMap::new();
         let mut inputs = HashMap::new();
         match (&self.context, &self.dockerfile) {
             (Context::Git { url, reference, subdir }, dockerfile) => {
                 let reference = reference.as_deref().filter(|reference| !reference.is_empty());
-                let subdir = subdir.as_deref().map(|subdir| subdir.trim_matches('/')).filter(|subdir| !subdir.is_empty());
+                let subdir =
+                    subdir.as_deref().map(|subdir| subdir.trim_matches('/')).filter(|subdir| !subdir.is_empty());
                 let context = git_context(url, reference, subdir);
                 let by_path = matches!(dockerfile, Dockerfile::Path(_));
                 if by_path && is_git_address(url) {
@@ -113,14 +113,16 @@ impl Build {
         match &self.dockerfile {
             Dockerfile::Path(path) => {
                 let Some(path) = llb::clean_path(path) else {
-                    let text = format!("the Dockerfile's path {path:?} must be relative and lie in the context");
-                    return Err(BuildError::new(ErrorKind::ContextNotFound, text));
+                    return Err(format!("the Dockerfile's path {path:?} must be relative and lie in the context"));
                 };
                 options.insert("filename".to_owned(), path);
             }
             Dockerfile::Inline(text) => {
                 let file = [(INLINE_DOCKERFILE, text.as_bytes())];
-                inputs.insert("dockerfile".to_owned(), llb::files("[internal] load build definition from Dockerfile", file));
+                inputs.insert(
+                    "dockerfile".to_owned(),
+                    llb::files("[internal] load build definition from Dockerfile", file),
+                );
             }
         }
         if let Some(target) = &self.target {
@@ -129,7 +131,6 @@ impl Build {
         options.extend(self.build_args.iter().map(|(name, value)| (format!("build-arg:{name}"), value.clone())));
         Ok(SolveRequest {
             r#ref: self.reference.clone(),
-            session: session.to_owned(),
             frontend: "dockerfile.v0".to_owned(),
             frontend_attrs: options,
             frontend_inputs: inputs,
@@ -141,22 +142,18 @@ impl Build {
 }
 
 /// Cleans the paths of an inline context and checks its size.
-fn clean(files: &BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, &[u8]>, BuildError> {
+fn clean(files: &BTreeMap<String, Vec<u8>>) -> Result<BTreeMap<String, &[u8]>, String> {
     let size: usize = files.values().map(Vec::len).sum();
     if size > MAX_INLINE_BYTES {
-        let text = format!("the inline context holds {size} bytes, more than the {MAX_INLINE_BYTES} that fit; use git");
-        return Err(BuildError::new(ErrorKind::ContextNotFound, text));
+        return Err(format!(
+            "the inline context holds {size} bytes, more than the {MAX_INLINE_BYTES} that fit; use git"
+        ));
     }
-    files
-        .iter()
-        .map(|(path, data)| match llb::clean_path(path) {
-            Some(path) => Ok((path, data.as_slice())),
-            None => {
-                let text = format!("the inline context's path {path:?} must be relative and lie in the context");
-                Err(BuildError::new(ErrorKind::ContextNotFound, text))
-            }
-        })
-        .collect()
+    let clean = |path: &String| {
+        let wrong = || format!("the inline context's path {path:?} must be relative and lie in the context");
+        llb::clean_path(path).ok_or_else(wrong)
+    };
+    files.iter().map(|(path, data)| Ok((clean(path)?, data.as_slice()))).collect()
 }
 
 /// Whether the Dockerfile frontend takes an address for a git repository: over http(s) only with `.git` at the end.
@@ -196,7 +193,11 @@ mod tests {
     }
 
     fn git() -> Context {
-        Context::Git { url: "https://git.test/app.git".into(), reference: Some("main".into()), subdir: Some("web".into()) }
+        Context::Git {
+            url: "https://git.test/app.git".into(),
+            reference: Some("main".into()),
+            subdir: Some("web".into()),
+        }
     }
 
     fn inline(path: &str) -> Context {
@@ -217,9 +218,9 @@ mod tests {
             output: Some(Output { names: vec!["r.test/a:1".into(), "r.test/a:2".into()], push: true }),
             ..build(git(), Dockerfile::Path("docker/Dockerfile".into()))
         };
-        let request = build.request("session").unwrap();
+        let request = build.request().unwrap();
         let option = |key: &str| request.frontend_attrs[key].as_str();
-        assert_eq!((request.r#ref.as_str(), request.session.as_str()), ("ref", "session"));
+        assert_eq!(request.r#ref, "ref");
         assert_eq!(option("context"), "https://git.test/app.git#main:web");
         assert_eq!(option("filename"), "docker/Dockerfile");
         assert_eq!((option("target"), option("build-arg:VERSION")), ("release", "1"));
@@ -244,7 +245,7 @@ mod tests {
             (inline("Dockerfile"), Dockerfile::Path("Dockerfile".into()), vec!["context", "dockerfile"], false),
             (inline("a/b.txt"), Dockerfile::Inline("FROM scratch".into()), vec!["context", "dockerfile"], false),
         ] {
-            let request = build(context, dockerfile).request("session").unwrap();
+            let request = build(context, dockerfile).request().unwrap();
             assert_eq!(inputs(&request), expected_inputs);
             assert_eq!(request.frontend_attrs.contains_key("context"), has_context_option);
         }
@@ -276,8 +277,8 @@ mod tests {
                 Dockerfile::Path("Dockerfile".into()),
             ),
         ] {
-            let error = build(context, dockerfile).request("session").unwrap_err();
-            assert_eq!(error.kind, ErrorKind::ContextNotFound, "{error}");
+            let error = build(context, dockerfile).request().unwrap_err();
+            assert!(error.contains("must be relative") || error.contains("use git"), "{error}");
         }
     }
 }

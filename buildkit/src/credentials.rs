@@ -162,9 +162,7 @@ impl Credentials {
 
     /// The credential for a repository (no tag) of a host: the longest path prefix wins.
     pub(crate) fn find(&self, host: &str, repository: &str) -> Option<&Credential> {
-        self.of_host(host)
-            .filter(|entry| covers(&entry.path, repository))
-            .max_by_key(|entry| entry.path.len())
+        self.of_host(host).filter(|entry| covers(&entry.path, repository)).max_by_key(|entry| entry.path.len())
     }
 
     /// Every credential of a host, in the order in which they were added.
@@ -209,8 +207,7 @@ fn is_empty(value: &Value) -> bool {
 
 /// Whether a repository lies at or below a path.
 fn covers(path: &str, repository: &str) -> bool {
-    path.is_empty()
-        || repository.strip_prefix(path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    path.is_empty() || repository.strip_prefix(path).is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// Docker Hub has four names; the one in image references stands for all.
@@ -255,17 +252,14 @@ fn login(entry: &Value) -> Result<Login, &'static str> {
     if let Some(token) = text(entry, "identitytoken")? {
         return Ok(Login::Identity(SecretText::new(token)));
     }
-    let (user, password) = match text(entry, "auth")? {
-        Some(auth) => decode_auth(auth)?,
-        None => {
-            let user = text(entry, "username")?;
-            let password = text(entry, "password")?;
-            match (user, password) {
-                (Some(user), Some(password)) => (user.to_owned(), password.to_owned()),
-                (None, None) => return Err("holds no credential"),
-                (None, Some(_)) => return Err("has a password but no username"),
-                (Some(_), None) => return Err("has a username but no password"),
-            }
+    let (user, password) = if let Some(auth) = text(entry, "auth")? {
+        decode_auth(auth)?
+    } else {
+        match (text(entry, "username")?, text(entry, "password")?) {
+            (Some(user), Some(password)) => (user.to_owned(), password.to_owned()),
+            (None, None) => return Err("holds no credential"),
+            (None, Some(_)) => return Err("has a password but no username"),
+            (Some(_), None) => return Err("has a username but no password"),
         }
     };
     Ok(Login::Password { user, password: SecretText::new(password) })
@@ -292,7 +286,8 @@ fn decode_auth(auth: &str) -> Result<(String, String), &'static str> {
         .or_else(|_| STANDARD_NO_PAD.decode(auth))
         .map_err(|_| "\"auth\" is not base64; it must be base64 of user:password")?;
     let decoded = String::from_utf8(bytes).map_err(|_| "\"auth\" is not base64 of user:password")?;
-    let (user, password) = decoded.split_once(':').ok_or("\"auth\" has no colon; it must be base64 of user:password")?;
+    let (user, password) =
+        decoded.split_once(':').ok_or("\"auth\" has no colon; it must be base64 of user:password")?;
     if user.is_empty() {
         return Err("\"auth\" has an empty user");
     }

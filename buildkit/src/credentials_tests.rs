@@ -30,7 +30,7 @@ fn forms_of_an_entry() {
         (r#"{"auth":7}"#, Err("\"auth\" is not a string")),
         (r#"{"username":"bob"}"#, Err("has a username but no password")),
         (r#"{"password":"pw"}"#, Err("has a password but no username")),
-        (r#"{}"#, Err("holds no credential")),
+        ("{}", Err("holds no credential")),
         (r#""YWxpY2U6cHc=""#, Err("is not an object")),
     ] {
         assert_eq!(login(&serde_json::from_str(entry).unwrap()), expected, "{entry}");

@@ -61,7 +61,9 @@ impl Daemon {
             let daemon = Self::connect(socket.as_ref()).await?;
             match tokio::time::timeout(ANSWER, daemon.info()).await {
                 Ok(info) => info.map(|_| daemon),
-                Err(_) => Err(BuildError::new(ErrorKind::DaemonLost, "buildkitd accepts connections but does not answer")),
+                Err(_) => {
+                    Err(BuildError::new(ErrorKind::DaemonLost, "buildkitd accepts connections but does not answer"))
+                }
             }
         };
         let mut last = None;
@@ -81,7 +83,8 @@ impl Daemon {
 
     /// The daemon's version.
     pub async fn info(&self) -> Result<Info, BuildError> {
-        let response = self.control().info(InfoRequest {}).await.map_err(|status| BuildError::from_call("Info", &status))?;
+        let response =
+            self.control().info(InfoRequest {}).await.map_err(|status| BuildError::from_call("Info", &status))?;
         let version = response.into_inner().buildkit_version.unwrap_or_default();
         Ok(Info { version: version.version, revision: version.revision })
     }

@@ -82,7 +82,11 @@ impl Daemon {
                 ..Clues::default()
             },
         );
-        Ok(if error.kind == ErrorKind::Cancelled { HistoryState::Cancelled } else { HistoryState::Failed(Box::new(error)) })
+        Ok(if error.kind == ErrorKind::Cancelled {
+            HistoryState::Cancelled
+        } else {
+            HistoryState::Failed(Box::new(error))
+        })
     }
 
     async fn read_status(&self, descriptor: &Descriptor) -> Result<rpc::Status, BuildError> {

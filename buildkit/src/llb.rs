@@ -68,11 +68,8 @@ pub(crate) fn git(name: &str, url: &str, reference: Option<&str>, subdir: Option
             identifier.push_str(subdir);
         }
     }
-    let attrs = [
-        ("git.fullurl", url),
-        ("git.authheadersecret", "GIT_AUTH_HEADER"),
-        ("git.authtokensecret", "GIT_AUTH_TOKEN"),
-    ];
+    let attrs =
+        [("git.fullurl", url), ("git.authheadersecret", "GIT_AUTH_HEADER"), ("git.authtokensecret", "GIT_AUTH_TOKEN")];
     let attrs = attrs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     definition(op::Op::Source(SourceOp { identifier, attrs }), name, &["source.git", "source.git.fullurl"])
 }
@@ -146,7 +143,8 @@ mod tests {
     #[test]
     fn makes_directories_before_files_and_each_once() {
         let tree = files("tree", [("b/c/d.txt", b"1".as_slice()), ("a.txt", b"2"), ("b/e.txt", b"3")]);
-        let expected = [("/b/", -1, -1), ("/b/c/", 0, -1), ("/a.txt", 1, -1), ("/b/c/d.txt", 2, -1), ("/b/e.txt", 3, 0)];
+        let expected =
+            [("/b/", -1, -1), ("/b/c/", 0, -1), ("/a.txt", 1, -1), ("/b/c/d.txt", 2, -1), ("/b/e.txt", 3, 0)];
         assert_eq!(actions(&tree), expected.map(|(path, input, output)| (path.to_owned(), input, output)));
         let metadata = &tree.metadata[&digest(&tree.def[0])];
         assert_eq!(metadata.caps, [("file.base".to_owned(), true)].into());

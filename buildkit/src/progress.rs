@@ -1,6 +1,6 @@
 //! A build's progress: the daemon's status stream as events, and these as plain lines.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
@@ -101,8 +101,8 @@ struct State {
     completed: bool,
     /// The daemon's words when it failed.
     error: String,
-    /// The beginning of a line whose end has not come yet.
-    partial: Vec<u8>,
+    /// The beginning of a line whose end has not come yet, by stream: standard output and error are separate.
+    partial: BTreeMap<i64, Vec<u8>>,
     tail: VecDeque<String>,
 }
 
@@ -175,9 +175,10 @@ impl Progress {
             (Some(at), Some(started)) => (at - started).max(0.0),
             _ => 0.0,
         };
-        state.partial.extend_from_slice(&log.msg);
+        let partial = state.partial.entry(log.stream).or_default();
+        partial.extend_from_slice(&log.msg);
         let mut lines = Vec::new();
-        let mut rest = state.partial.as_slice();
+        let mut rest = partial.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             lines.push(String::from_utf8_lossy(&rest[..end]).into_owned());
             rest = &rest[end + 1..];
@@ -186,7 +187,7 @@ impl Progress {
             lines.push(String::from_utf8_lossy(rest).into_owned());
             rest = &[];
         }
-        state.partial = rest.to_vec();
+        *partial = rest.to_vec();
         for line in lines {
             self.line(&log.vertex, &line, seconds, on_event);
         }
@@ -217,10 +218,12 @@ impl Progress {
         };
         let news = vertex.error != state.error;
         state.error.clone_from(&vertex.error);
-        if !partial.is_empty() {
-            self.line(&vertex.digest, &String::from_utf8_lossy(&partial), took, on_event);
-        } else if again && !news && (took < NEGLIGIBLE || vertex.cached || !vertex.error.is_empty()) {
+        let rest: Vec<_> = partial.into_values().filter(|line| !line.is_empty()).collect();
+        if again && rest.is_empty() && !news && (took < NEGLIGIBLE || vertex.cached || !vertex.error.is_empty()) {
             return;
+        }
+        for line in rest {
+            self.line(&vertex.digest, &String::from_utf8_lossy(&line), took, on_event);
         }
         let kind = if vertex.error.ends_with("context canceled") {
             EventKind::Canceled

@@ -2,6 +2,7 @@ use bollard_buildkit_proto::moby::buildkit::v1::VertexWarning;
 
 use super::*;
 
+#[allow(clippy::unnecessary_wraps)] // as the fields want it
 fn at(seconds: i64, milliseconds: i32) -> Option<Timestamp> {
     Some(Timestamp { seconds: 1_700_000_000 + seconds, nanos: milliseconds * 1_000_000 })
 }
@@ -97,13 +98,24 @@ fn a_failure_after_success_is_shown() {
 fn the_tail_is_bounded() {
     let mut progress = Progress::default();
     let started = vertexes(vec![Vertex { started: at(0, 0), ..vertex("a", "RUN") }]);
-    let text: String = (0..100).map(|line| format!("line {line}\n")).collect();
+    let text = (0..100).map(|line| format!("line {line}")).collect::<Vec<_>>().join("\n") + "\n";
     let long = "ä".repeat(MAX_LINE_BYTES);
     let shown = lines(&mut progress, vec![started, logs(vec![log("a", 0, &text), log("a", 0, &long)])]);
     assert_eq!(shown.len(), 102, "a line without an end is shown when it is too long to wait for");
     let tail = progress.tail("a");
     assert_eq!((tail.len(), tail[0].as_str()), (TAIL_LINES, "line 81"));
     assert!(tail[19].len() < TAIL_LINE_BYTES + 8, "{}", tail[19].len());
+}
+
+#[test]
+fn the_two_streams_do_not_mix() {
+    let mut progress = Progress::default();
+    let error = |msg: &str| VertexLog { stream: 2, ..log("a", 0, msg) };
+    let messages = vec![
+        vertexes(vec![Vertex { started: at(0, 0), ..vertex("a", "RUN") }]),
+        logs(vec![log("a", 0, "o"), error("e"), log("a", 0, "ut\n"), error("rr\n")]),
+    ];
+    assert_eq!(lines(&mut progress, messages), ["#1 RUN", "#1 0.000 out", "#1 0.000 err"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tonic::{Response, Status};
 use crate::build::{Build, BuildResult, Context};
 use crate::daemon::{Daemon, control};
 use crate::error::classify::{Clues, classify};
-use crate::error::{BuildError, Details};
+use crate::error::{BuildError, Details, ErrorKind};
 use crate::progress::{Event, Progress};
 use crate::secret::Scrubber;
 use crate::session::{Access, Session};
@@ -30,11 +30,11 @@ impl Daemon {
         mut on_event: impl FnMut(&Event) + Send,
     ) -> Result<BuildResult, BuildError> {
         // Built before anything is sent, so that a build that cannot be described costs the daemon nothing.
-        build.request("")?;
+        let mut request = build.request().map_err(|problem| BuildError::new(ErrorKind::ContextNotFound, problem))?;
         let control = control(self.dial().await?);
         let mut session = Session::open(control.clone(), access);
         let auth_log = session.auth_log();
-        let request = build.request(session.id())?;
+        session.id().clone_into(&mut request.session);
         let scrubber = scrubber(build, access);
         let mut progress = Progress::new(scrubber.clone());
         let mut solver = control.clone();

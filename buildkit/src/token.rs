@@ -14,7 +14,7 @@ use crate::trust::Trust;
 const DEFAULT_LIFETIME: i64 = 60;
 /// Pauses before another try when the token server is not reachable or answers 5xx. BuildKit retries such answers of
 /// a registry, but not of a client that fetches tokens for it.
-const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1000)];
+const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 /// How much of an error answer is shown.
 const SHOWN_ANSWER: usize = 200;
 
@@ -69,7 +69,8 @@ fn pushes(scope: &str) -> bool {
 
 /// The repository that the request is about: the one that is pushed, else the first.
 fn subject(scopes: &[String]) -> &str {
-    let scope = scopes.iter().find(|scope| pushes(scope)).or_else(|| scopes.iter().find(|scope| repository(scope).is_some()));
+    let scope =
+        scopes.iter().find(|scope| pushes(scope)).or_else(|| scopes.iter().find(|scope| repository(scope).is_some()));
     scope.and_then(|scope| repository(scope)).unwrap_or_default()
 }
 
@@ -226,7 +227,8 @@ impl Asker<'_> {
             .take(SHOWN_ANSWER)
             .collect();
         let shown = shown.trim();
-        let answer = if shown.is_empty() { format!("answered {status}") } else { format!("answered {status}: {shown}") };
+        let answer =
+            if shown.is_empty() { format!("answered {status}") } else { format!("answered {status}: {shown}") };
         self.problem(kind, &answer)
     }
 

@@ -142,10 +142,20 @@ async fn asks_as_each_kind_of_credential_wants() {
 #[tokio::test]
 async fn refusals_are_typed_and_say_who_was_refused_what() {
     for (entry, answer, kind, says) in [
-        (ROBOT, (401, "no"), ErrorKind::RegistryAccessDenied, "cannot push to r.test/team-a/app with user \"robot\" of secret robot"),
+        (
+            ROBOT,
+            (401, "no"),
+            ErrorKind::RegistryAccessDenied,
+            "cannot push to r.test/team-a/app with user \"robot\" of secret robot",
+        ),
         (ROBOT, (403, ""), ErrorKind::RegistryAccessDenied, "answered 403 Forbidden; check this credential"),
         ("", (401, "no"), ErrorKind::RegistryAuthRequired, "with no credential"),
-        (r#""r.test":{"identitytoken":"refresh"}"#, (400, "invalid_grant"), ErrorKind::RegistryAccessDenied, "answered 400 Bad Request: invalid_grant"),
+        (
+            r#""r.test":{"identitytoken":"refresh"}"#,
+            (400, "invalid_grant"),
+            ErrorKind::RegistryAccessDenied,
+            "answered 400 Bad Request: invalid_grant",
+        ),
         (ROBOT, (429, "slow\ndown"), ErrorKind::RegistryRateLimited, "429 Too Many Requests: slow down"),
         (ROBOT, (500, "oops"), ErrorKind::RegistryUnavailable, "500 Internal Server Error: oops"),
         (ROBOT, (302, ""), ErrorKind::RegistryUnavailable, "302 Found"),

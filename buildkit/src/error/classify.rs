@@ -44,7 +44,8 @@ fn decide(details: &Details, clues: &Clues<'_>, error: &mut BuildError) {
     let text = details.message.as_str();
     if details.connection_lost {
         error.kind = ErrorKind::DaemonLost;
-        error.message = format!("the connection to buildkitd ended during the build ({text}); the daemon was stopped or killed");
+        error.message =
+            format!("the connection to buildkitd ended during the build ({text}); the daemon was stopped or killed");
         return;
     }
     if let Some(code) = error.exit_code {
@@ -97,9 +98,19 @@ fn failed_process(code: i32, details: &Details, clues: &Clues<'_>, error: &mut B
     let killed = code == 137 && !step.contains("kill");
     let out_of_memory = details.is(Code::ResourceExhausted) || details.message.contains("cannot allocate memory");
     (error.kind, error.message) = if disk_full {
-        (ErrorKind::DiskFull, format!("{step} failed with exit code {code}{place}: no space left on the member's cache volume; make it larger or let it keep less"))
+        (
+            ErrorKind::DiskFull,
+            format!(
+                "{step} failed with exit code {code}{place}: no space left on the member's cache volume; make it larger or let it keep less"
+            ),
+        )
     } else if killed || out_of_memory {
-        (ErrorKind::OutOfMemory, format!("{step} was killed (exit code {code}){place}, probably at the memory limit of the pool's members; raise it or build with less parallelism"))
+        (
+            ErrorKind::OutOfMemory,
+            format!(
+                "{step} was killed (exit code {code}){place}, probably at the memory limit of the pool's members; raise it or build with less parallelism"
+            ),
+        )
     } else {
         (ErrorKind::BuildStepFailed, format!("{step} failed with exit code {code}{place}"))
     };
@@ -160,29 +171,43 @@ fn message(error: &BuildError, text: &str, image: Option<&ImageRepository>, clue
     let text = shown(text);
     match error.kind {
         ErrorKind::RegistryAuthRequired => {
-            format!("{image} wants a login and the pool has no credential for it{place}: {text}; add one to the pool's credentials")
+            format!(
+                "{image} wants a login and the pool has no credential for it{place}: {text}; add one to the pool's credentials"
+            )
         }
         ErrorKind::RegistryAccessDenied => {
-            let used = clues.credentials.zip(error_image(&image)).and_then(|(credentials, of)| credentials.find(&of.registry, &of.repository));
+            let used = clues
+                .credentials
+                .zip(error_image(&image))
+                .and_then(|(credentials, of)| credentials.find(&of.registry, &of.repository));
             let used = used.map(|used| format!(" to the credential of {}", used.source)).unwrap_or_default();
-            format!("{image} refused access{used}{place}: {text}; check the credential's rights and that the repository exists")
+            format!(
+                "{image} refused access{used}{place}: {text}; check the credential's rights and that the repository exists"
+            )
         }
         ErrorKind::RegistryUnavailable => format!("{image} cannot be reached or fails{place}: {text}"),
         ErrorKind::RegistryRateLimited => {
             format!("{image} limits requests{place}: {text}; use a credential or a mirror, or wait")
         }
         ErrorKind::CrossRepositoryMountDenied => {
-            let from: Vec<&str> = clues.mounts.iter().filter(|(to, _)| to.to_string() == image).map(|(_, from)| from.as_str()).collect();
+            let from: Vec<&str> =
+                clues.mounts.iter().filter(|(to, _)| to.to_string() == image).map(|(_, from)| from.as_str()).collect();
             let from = if from.is_empty() { "another repository".to_owned() } else { from.join(", ") };
-            format!("{image} refused to take a layer over from {from}{place}: {text}; give the credential pull rights there")
+            format!(
+                "{image} refused to take a layer over from {from}{place}: {text}; give the credential pull rights there"
+            )
         }
         ErrorKind::ImageNotFound => format!("{image} or its tag does not exist{place}: {text}"),
         ErrorKind::CertificateUntrusted => {
-            format!("a server's certificate is not trusted{place}: {text}; add its CA to the registry's entry in the pool")
+            format!(
+                "a server's certificate is not trusted{place}: {text}; add its CA to the registry's entry in the pool"
+            )
         }
         ErrorKind::ContextNotFound => format!("a part of {context} was not found{place}: {text}"),
         ErrorKind::ContextAccessDenied => {
-            format!("access to {context} was refused{place}: {text}; check that it exists and that the build may read it")
+            format!(
+                "access to {context} was refused{place}: {text}; check that it exists and that the build may read it"
+            )
         }
         ErrorKind::ContextFetchFailed => format!("{context} could not be fetched{place}: {text}"),
         ErrorKind::DockerfileInvalid => format!("the Dockerfile cannot be built{place}: {text}"),

@@ -5,10 +5,22 @@ use super::*;
 const TEXTS: &[(&str, ErrorKind, Option<&str>)] = &[
     ("process \"/bin/sh -c exit 7\" did not complete successfully: exit code: 7", ErrorKind::BuildStepFailed, None),
     ("process \"/bin/sh -c x\" did not complete successfully: exit code: 137", ErrorKind::OutOfMemory, None),
-    ("process \"/bin/sh -c x\" did not complete successfully: exit code: 137: cannot allocate memory", ErrorKind::OutOfMemory, None),
+    (
+        "process \"/bin/sh -c x\" did not complete successfully: exit code: 137: cannot allocate memory",
+        ErrorKind::OutOfMemory,
+        None,
+    ),
     ("failed to copy files: write /var/lib/buildkit/x: no space left on device", ErrorKind::DiskFull, None),
-    ("failed to compute cache key: failed to calculate checksum of ref abc::def: \"/nothere\": not found", ErrorKind::ContextNotFound, None),
-    ("dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)", ErrorKind::DockerfileInvalid, None),
+    (
+        "failed to compute cache key: failed to calculate checksum of ref abc::def: \"/nothere\": not found",
+        ErrorKind::ContextNotFound,
+        None,
+    ),
+    (
+        "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)",
+        ErrorKind::DockerfileInvalid,
+        None,
+    ),
     ("no build stage in current context", ErrorKind::DockerfileInvalid, None),
     ("the Dockerfile cannot be empty", ErrorKind::DockerfileInvalid, None),
     ("target stage \"nope\" could not be found", ErrorKind::DockerfileInvalid, None),
@@ -35,29 +47,53 @@ const TEXTS: &[(&str, ErrorKind, Option<&str>)] = &[
         ErrorKind::CertificateUntrusted,
         Some("r.test/a/b"),
     ),
-    ("failed to push r.test/a/b:1: unexpected status from PUT request to https://r.test/v2/a/b/manifests/1: 503 Service Unavailable", ErrorKind::RegistryUnavailable, Some("r.test/a/b")),
+    (
+        "failed to push r.test/a/b:1: unexpected status from PUT request to https://r.test/v2/a/b/manifests/1: 503 Service Unavailable",
+        ErrorKind::RegistryUnavailable,
+        Some("r.test/a/b"),
+    ),
     (
         "failed to push r.test/team-b/app:1: server message: insufficient_scope: authorization failed",
         ErrorKind::RegistryAccessDenied,
         Some("r.test/team-b/app"),
     ),
-    ("failed to push r.test/team-b/app:1: denied: requested access to the resource is denied", ErrorKind::RegistryAccessDenied, Some("r.test/team-b/app")),
-    ("failed to push r.test/a/b:1: failed to authorize: failed to fetch oauth token: denied: requested access to the resource is denied: a/b:pull", ErrorKind::RegistryAccessDenied, Some("r.test/a/b")),
+    (
+        "failed to push r.test/team-b/app:1: denied: requested access to the resource is denied",
+        ErrorKind::RegistryAccessDenied,
+        Some("r.test/team-b/app"),
+    ),
+    (
+        "failed to push r.test/a/b:1: failed to authorize: failed to fetch oauth token: denied: requested access to the resource is denied: a/b:pull",
+        ErrorKind::RegistryAccessDenied,
+        Some("r.test/a/b"),
+    ),
     (
         "r.test/a/b:1: failed to resolve source metadata for r.test/a/b:1: pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials",
         ErrorKind::RegistryAccessDenied,
         Some("r.test/a/b"),
     ),
-    ("failed to push r.test/a/b:1: pushing with mount from team-b/base: unexpected status: 403 Forbidden", ErrorKind::CrossRepositoryMountDenied, Some("r.test/a/b")),
+    (
+        "failed to push r.test/a/b:1: pushing with mount from team-b/base: unexpected status: 403 Forbidden",
+        ErrorKind::CrossRepositoryMountDenied,
+        Some("r.test/a/b"),
+    ),
     (
         "alpine: failed to resolve source metadata for docker.io/library/alpine:latest: toomanyrequests: You have reached your unauthenticated pull rate limit.",
         ErrorKind::RegistryRateLimited,
         Some("docker.io/library/alpine"),
     ),
     ("failed to load cache key: invalid response status 404", ErrorKind::ContextNotFound, None),
-    ("failed to read downloaded context: failed to load cache key: invalid response status 403", ErrorKind::ContextAccessDenied, None),
+    (
+        "failed to read downloaded context: failed to load cache key: invalid response status 403",
+        ErrorKind::ContextAccessDenied,
+        None,
+    ),
     ("failed to load cache key: invalid response status 500", ErrorKind::ContextFetchFailed, None),
-    ("failed to load cache key: Get \"http://127.0.0.1:1/x\": dial tcp 127.0.0.1:1: connect: connection refused", ErrorKind::ContextFetchFailed, None),
+    (
+        "failed to load cache key: Get \"http://127.0.0.1:1/x\": dial tcp 127.0.0.1:1: connect: connection refused",
+        ErrorKind::ContextFetchFailed,
+        None,
+    ),
     (
         "failed to load cache key: failed to fetch remote https://git.test/a.git: git stderr:\nfatal: could not read Username for 'https://git.test': terminal prompts disabled\n: exit status 128",
         ErrorKind::ContextAccessDenied,
@@ -82,6 +118,11 @@ const TEXTS: &[(&str, ErrorKind, Option<&str>)] = &[
     (
         "failed to fetch remote https://git.test/a.git: git stderr:\nfatal: unable to access 'https://git.test/a.git/': server certificate verification failed. CAfile: none CRLfile: none",
         ErrorKind::CertificateUntrusted,
+        None,
+    ),
+    (
+        "failed to load cache key: error fetching default branch for repository git://git.test/a.git: git stderr:\nfatal: remote error: access denied or repository not exported: /a.git\n: exit status 128",
+        ErrorKind::ContextAccessDenied,
         None,
     ),
     ("no active session for s1: context deadline exceeded", ErrorKind::DaemonLost, None),
@@ -177,11 +218,18 @@ fn a_mount_that_was_refused() {
         ("failed to push r.test/team-a/app:1: denied: no", ErrorKind::CrossRepositoryMountDenied),
         ("failed to push r.test/team-a/app:1: unsupported: no", ErrorKind::CrossRepositoryMountDenied),
         ("failed to push r.test/team-a/other:1: denied: no", ErrorKind::RegistryAccessDenied),
-        ("failed to push r.test/team-a/app:1: server message: insufficient_scope: authorization failed", ErrorKind::RegistryAccessDenied),
+        (
+            "failed to push r.test/team-a/app:1: server message: insufficient_scope: authorization failed",
+            ErrorKind::RegistryAccessDenied,
+        ),
     ] {
         let error = classify(&unknown(text), Clues { mounts: mounts(), ..Clues::default() });
         assert_eq!(error.kind, kind, "{text}");
-        assert_eq!(error.message.contains("from team-b/base"), kind == ErrorKind::CrossRepositoryMountDenied, "{error}");
+        assert_eq!(
+            error.message.contains("from team-b/base"),
+            kind == ErrorKind::CrossRepositoryMountDenied,
+            "{error}"
+        );
     }
 }
 

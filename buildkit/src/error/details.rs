@@ -118,8 +118,7 @@ pub(crate) fn is_connection_loss(status: &tonic::Status) -> bool {
     if !status.details().is_empty() {
         return false;
     }
-    let made_here = status.source().is_some() && status.code() != Code::Cancelled;
-    made_here || status.code() == Code::Unavailable
+    status.source().is_some() || status.code() == Code::Unavailable
 }
 
 #[cfg(test)]

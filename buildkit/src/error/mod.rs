@@ -175,7 +175,10 @@ impl BuildError {
     /// A failed call that is no build, such as `Info`.
     pub(crate) fn from_call(call: &str, status: &tonic::Status) -> Self {
         if details::is_connection_loss(status) {
-            Self::new(ErrorKind::DaemonLost, format!("the connection to buildkitd ended during {call}: {}", status.message()))
+            Self::new(
+                ErrorKind::DaemonLost,
+                format!("the connection to buildkitd ended during {call}: {}", status.message()),
+            )
         } else {
             Self::new(ErrorKind::Internal, format!("buildkitd refused {call}: {}", status.message()))
         }

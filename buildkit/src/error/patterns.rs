@@ -58,16 +58,18 @@ const PATTERNS: &[(&[&str], Meaning)] = &[
     (&["repository does not contain ref"], Kind(E::ContextNotFound)),
     (&["reference is not a tree"], Kind(E::ContextNotFound)),
     (&["git", "subdir", "not found"], Kind(E::ContextNotFound)),
+    (&["git stderr", "access denied or repository not exported"], Kind(E::ContextAccessDenied)),
     (&["git", "unable to access"], Kind(E::ContextFetchFailed)),
     (&["git", "could not resolve host"], Kind(E::ContextFetchFailed)),
     (&["git", "early eof"], Kind(E::ContextFetchFailed)),
+    (&["git stderr"], Kind(E::ContextFetchFailed)),
+    (&["failed to fetch remote", "git"], Kind(E::ContextFetchFailed)),
     // Contexts and files by HTTP.
     (&["invalid response status 401"], Kind(E::ContextAccessDenied)),
     (&["invalid response status 403"], Kind(E::ContextAccessDenied)),
     (&["invalid response status 404"], Kind(E::ContextNotFound)),
     (&["invalid response status 410"], Kind(E::ContextNotFound)),
     (&["invalid response status"], Kind(E::ContextFetchFailed)),
-    (&["failed to fetch remote", "git"], Kind(E::ContextFetchFailed)),
     // Registries.
     (&["insufficient_scope"], RegistryRefused),
     (&["authorization failed"], RegistryRefused),
@@ -127,7 +129,9 @@ pub(super) fn may_be_mount(text: &str) -> bool {
 
 /// The repository that a text is about.
 pub(super) fn image(text: &str) -> Option<ImageRepository> {
-    for before in ["failed to push ", "failed to resolve source metadata for ", "failed to copy: httpReadSeeker: failed open: "] {
+    for before in
+        ["failed to push ", "failed to resolve source metadata for ", "failed to copy: httpReadSeeker: failed open: "]
+    {
         if let Some((_, rest)) = text.rsplit_once(before) {
             let reference = rest.split([' ', '"', ',']).next().unwrap_or_default().trim_end_matches(':');
             if let Some(image) = parse_reference(reference) {
@@ -197,7 +201,10 @@ mod tests {
         for (text, expected) in [
             ("failed to push r.test:5000/a/b:1: denied: nope", Some("r.test:5000/a/b")),
             ("x: failed to resolve source metadata for r.test/base:1: r.test/base:1: not found", Some("r.test/base")),
-            ("failed to do request: Head \"https://r.test:5000/v2/a/b/manifests/1\": dial tcp", Some("r.test:5000/a/b")),
+            (
+                "failed to do request: Head \"https://r.test:5000/v2/a/b/manifests/1\": dial tcp",
+                Some("r.test:5000/a/b"),
+            ),
             ("nothing here", None),
         ] {
             assert_eq!(image(text).map(|image| image.to_string()).as_deref(), expected, "{text}");

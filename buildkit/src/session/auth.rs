@@ -86,10 +86,7 @@ impl AuthService {
 #[tonic::async_trait]
 impl Auth for AuthService {
     /// For registries with Basic authentication, which are asked without naming a repository.
-    async fn credentials(
-        &self,
-        request: Request<CredentialsRequest>,
-    ) -> Result<Response<CredentialsResponse>, Status> {
+    async fn credentials(&self, request: Request<CredentialsRequest>) -> Result<Response<CredentialsResponse>, Status> {
         let host = request.into_inner().host;
         let credential = self.credentials.only(&host).map_err(|ambiguous| {
             let registry = canonical_host(&host);

@@ -40,7 +40,8 @@ mod tests {
     async fn a_miss_is_not_found() {
         let secrets = BTreeMap::from([("npm".to_owned(), Secret::new("token"))]);
         let service = SecretsService::new(Arc::new(secrets));
-        let get = |id: &str| service.get_secret(Request::new(GetSecretRequest { id: id.to_owned(), ..Default::default() }));
+        let get =
+            |id: &str| service.get_secret(Request::new(GetSecretRequest { id: id.to_owned(), ..Default::default() }));
         assert_eq!(get("npm").await.unwrap().into_inner().data, b"token");
         for probe in ["other", "GIT_AUTH_TOKEN.git.test:443", "HTTP_AUTH_HEADER_a.test"] {
             assert_eq!(get(probe).await.unwrap_err().code(), tonic::Code::NotFound, "{probe}");

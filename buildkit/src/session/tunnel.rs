@@ -45,7 +45,12 @@ impl Drop for Tunnel {
 }
 
 /// Opens the tunnel and serves the router through it.
-pub(super) fn open(control: ControlClient<Channel>, id: &str, methods: &'static [&'static str], router: Router) -> Tunnel {
+pub(super) fn open(
+    control: ControlClient<Channel>,
+    id: &str,
+    methods: &'static [&'static str],
+    router: Router,
+) -> Tunnel {
     let id = id.to_owned();
     Tunnel { task: Some(tokio::spawn(run(control, id, methods, router))) }
 }

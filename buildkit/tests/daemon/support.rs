@@ -10,7 +10,7 @@ use buildpools_buildkit::{Build, Context, Daemon, Dockerfile, Output};
 use tokio::time::Instant;
 
 /// How long a daemon or registry may take to start on a loaded machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// `$BUILDPOOLS_CACHE/tools/bin`, where `make tools` puts them.
 pub fn tool(name: &str) -> PathBuf {
@@ -104,11 +104,7 @@ impl Registry {
         std::fs::write(&path, config).unwrap();
         let log = dir.0.join("registry.log");
         let process = Process::start(&tool("registry"), &["serve", path.to_str().unwrap()], &log);
-        let deadline = Instant::now() + START;
-        while tokio::net::TcpStream::connect(&host).await.is_err() {
-            assert!(Instant::now() < deadline, "no registry: {}", std::fs::read_to_string(&log).unwrap());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_for_port(&host, &log).await;
         Self { host, _process: process, _dir: dir }
     }
 
@@ -125,7 +121,6 @@ impl Registry {
 /// A rootful buildkitd.
 pub struct Buildkitd {
     pub daemon: Daemon,
-    pub socket: PathBuf,
     pub process: Process,
     _dir: TempDir,
 }
@@ -136,7 +131,9 @@ impl Buildkitd {
         let socket = dir.0.join("buildkitd.sock");
         let config = dir.0.join("buildkitd.toml");
         let registries = registries.iter().map(|registry| format!("[registry.\"{}\"]\nhttp = true\n", registry.host));
-        std::fs::write(&config, registries.collect::<String>()).unwrap();
+        // Its default place is shared by all daemons of a machine.
+        let otel = format!("[otel]\nsocketPath = \"{}\"\n", dir.0.join("otel.sock").display());
+        std::fs::write(&config, otel + &registries.collect::<String>()).unwrap();
         let address = format!("unix://{}", socket.display());
         let root = dir.0.join("root");
         let log = dir.0.join("buildkitd.log");
@@ -144,7 +141,54 @@ impl Buildkitd {
         let process = Process::start(&tool("buildkitd"), &args, &log);
         let daemon = Daemon::connect_until(&socket, Instant::now() + START).await;
         let daemon = daemon.unwrap_or_else(|error| panic!("{error}: {}", std::fs::read_to_string(&log).unwrap()));
-        Self { daemon, socket, process, _dir: dir }
+        Self { daemon, process, _dir: dir }
+    }
+}
+
+/// A repository with one commit on `main`, served by git itself.
+pub struct GitServer {
+    pub url: String,
+    pub commit: String,
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl GitServer {
+    pub async fn start(files: &[(&str, &str)]) -> Self {
+        let dir = TempDir::new();
+        let work = dir.0.join("work");
+        let git = |args: &[&str]| {
+            let identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"];
+            let output = Command::new("git").arg("-C").arg(&work).args(identity).args(args).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        for (path, text) in files {
+            let path = work.join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        git(&["init", "--quiet", "--initial-branch=main"]);
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message=first"]);
+        git(&["clone", "--quiet", "--bare", ".", "../repo.git"]);
+        let commit = git(&["rev-parse", "HEAD"]);
+        let port = free_port();
+        let base = format!("--base-path={}", dir.0.display());
+        let port_option = format!("--port={port}");
+        let args = ["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", &port_option, &base];
+        let log = dir.0.join("git.log");
+        let process = Process::start(Path::new("/usr/bin/git"), &args, &log);
+        wait_for_port(&format!("127.0.0.1:{port}"), &log).await;
+        Self { url: format!("git://127.0.0.1:{port}/repo.git"), commit, _process: process, _dir: dir }
+    }
+}
+
+async fn wait_for_port(address: &str, log: &Path) {
+    let deadline = Instant::now() + START;
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(Instant::now() < deadline, "nobody at {address}: {}", std::fs::read_to_string(log).unwrap());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -169,6 +213,7 @@ pub fn with_shell(steps: &str) -> Build {
     inline(&dockerfile, &[("busybox", &busybox)])
 }
 
+#[allow(clippy::unnecessary_wraps)] // as the field wants it
 pub fn pushed(name: String) -> Option<Output> {
     Some(Output { names: vec![name], push: true })
 }
