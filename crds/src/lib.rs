@@ -4,6 +4,7 @@
 //! - [`lifecycle`]: the transitions of a `BuildJob`'s status as pure functions. Operator and runner both use them, so
 //!   there is one place that says what may follow what.
 //! - [`conditions`]: condition types and reasons, and how a condition is set without needless writes.
+//! - [`patch`]: status writes as compare-and-swap.
 //! - [`labels`], [`names`]: what objects are called and how they are found.
 //! - [`member_config`]: the file by which the operator tells a runner about its pool.
 //! - [`crd`]: the CustomResourceDefinitions, as `crdgen` prints them.
@@ -14,6 +15,7 @@ pub mod labels;
 pub mod lifecycle;
 pub mod member_config;
 pub mod names;
+pub mod patch;
 pub mod v1alpha1;
 
 /// API group of every resource of this project.
