@@ -1,6 +1,7 @@
 //! Invalid objects are refused by the API server with a message that names the field.
 
 use anyhow::{Context as _, ensure};
+use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_e2e::harness::Tenant;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
@@ -146,6 +147,27 @@ fn pool_cases() -> Vec<Case> {
         ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
         ("spec.pod.resources.limits", json!({"memory": "lots"}), &["spec.pod.resources.limits", "quantities"]),
     ]
+}
+
+#[tokio::test]
+async fn the_least_that_is_needed_is_accepted() {
+    Tenant::with("minimal", async |tenant| {
+        let dry = PostParams { dry_run: true, ..PostParams::default() };
+        for context in [
+            json!({"git": {"url": "https://git.example.com/app.git"}}),
+            json!({"inline": {"files": [{"path": "Dockerfile", "content": "FROM scratch"}]}}),
+        ] {
+            let job = json!({"metadata": {"name": "job"}, "spec": {"poolRef": {"name": "main"}, "context": context}});
+            let job = tenant.jobs().create(&dry, &serde_json::from_value(job)?).await?;
+            let status = job.status.context("a new job has a status")?;
+            ensure!(conditions::is_true(&status.conditions, conditions::RECONCILING), "{status:?}");
+        }
+        let pool = json!({"metadata": {"name": "main"}, "spec": {"cache": {"size": "1Gi"}}});
+        let pool = tenant.pools().create(&dry, &serde_json::from_value(pool)?).await?;
+        ensure!(pool.spec.scaling.min_members == 1 && pool.spec.scaling.builds_per_member == 2, "{:?}", pool.spec);
+        Ok(())
+    })
+    .await;
 }
 
 #[tokio::test]

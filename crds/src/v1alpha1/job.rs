@@ -39,7 +39,7 @@ use super::shared::{LocalReference, duration_schema};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new BuildJob for another build"))]
-#[x_kube(validation = Rule::new("!has(self.context.inline) || has(self.dockerfile.inline) || self.context.inline.files.exists(f, f.path == (has(self.dockerfile.path) ? self.dockerfile.path : 'Dockerfile'))").message("context.inline.files has no Dockerfile: add a file with the path that dockerfile.path names (default Dockerfile), or set dockerfile.inline"))]
+#[x_kube(validation = Rule::new("!has(self.context.inline) || self.?dockerfile.?inline.hasValue() || self.context.inline.files.exists(f, f.path == self.?dockerfile.?path.orValue('Dockerfile'))").message("context.inline.files has no Dockerfile: add a file with the path that dockerfile.path names (default Dockerfile), or set dockerfile.inline"))]
 pub struct BuildJobSpec {
     /// Pool that runs the build, in the same namespace.
     pub pool_ref: LocalReference,

@@ -308,7 +308,10 @@ mod tests {
             assert!(!FailureReason::ALL[..index].contains(reason), "{reason:?} stands twice in ALL");
             let rows = catalogue.lines().filter(|line| line.starts_with(&format!("| `{}` |", reason.as_str()))).count();
             // PoolNotFound is also a reason to wait.
-            assert!(rows == 1 || *reason == FailureReason::PoolNotFound, "docs/errors.md has {rows} rows for {reason:?}");
+            assert!(
+                rows == 1 || *reason == FailureReason::PoolNotFound,
+                "docs/errors.md has {rows} rows for {reason:?}"
+            );
         }
     }
 }
