@@ -42,10 +42,9 @@ async fn run(tenant: &Tenant, name: &str, image: &str, script: &str, claim: Opti
         },
     }))?;
     tenant.pods().create(&PostParams::default(), &pod).await?;
-    let pod = until(&tenant.pods(), name, "the pod ends", SOON, |pod| {
-        matches!(phase(pod), Some("Succeeded" | "Failed"))
-    })
-    .await?;
+    let pod =
+        until(&tenant.pods(), name, "the pod ends", SOON, |pod| matches!(phase(pod), Some("Succeeded" | "Failed")))
+            .await?;
     let log = tenant.log(name, "main").await?;
     ensure!(phase(pod.as_ref()) == Some("Succeeded"), "pod {name} failed: {log}");
     Ok(log)

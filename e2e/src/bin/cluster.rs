@@ -29,7 +29,11 @@ enum Command {
     /// Prints the path of the administrator's kubeconfig.
     Kubeconfig,
     /// Compiles operator and runner and brings their images into the running cluster.
-    Load,
+    Load {
+        /// Takes the programs as they were compiled last.
+        #[arg(long)]
+        no_compile: bool,
+    },
     /// Shows the cluster's processes; fails when the cluster is not sound.
     Status,
     /// Runs a command in the node's network and mount namespaces.
@@ -65,8 +69,11 @@ async fn run(arguments: Arguments) -> Result<()> {
             println!("{}", ClusterInfo::load(&layout.name)?.kubeconfig.display());
             Ok(())
         }
-        Command::Load => {
+        Command::Load { no_compile } => {
             ClusterInfo::load(&layout.name)?;
+            if !no_compile {
+                cluster::images::compile()?;
+            }
             cluster::load(&layout)
         }
         Command::Status => status(&layout).await,

@@ -29,7 +29,11 @@ impl Group {
         let pids = v1.iter().find(|mount| mount.controllers.iter().any(|controller| controller == "pids"));
         let tracking = if v1.is_empty() { v2.first() } else { pids };
         let tracking = tracking.context("there is no cgroup v2 and no pids hierarchy of cgroup v1")?.path.clone();
-        Ok(Self { name: name.into(), hierarchies: v1.into_iter().chain(v2).map(|mount| mount.path).collect(), tracking })
+        Ok(Self {
+            name: name.into(),
+            hierarchies: v1.into_iter().chain(v2).map(|mount| mount.path).collect(),
+            tracking,
+        })
     }
 
     /// Makes the group in all hierarchies, with the sub-group for node processes.

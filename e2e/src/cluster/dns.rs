@@ -22,9 +22,8 @@ pub fn start(layout: &Layout, addresses: &Addresses) -> Result<Process> {
 
 /// Makes the service that pods ask, and waits until it has somebody to ask.
 pub async fn serve(layout: &Layout, addresses: &Addresses, process: &Process) -> Result<()> {
-    let manifest = MANIFEST
-        .replace("NODE_IP", &addresses.node.to_string())
-        .replace("DNS_IP", &addresses.dns_service.to_string());
+    let manifest =
+        MANIFEST.replace("NODE_IP", &addresses.node.to_string()).replace("DNS_IP", &addresses.dns_service.to_string());
     apply(layout, &manifest)?;
     let answers = async || Ok(TcpStream::connect((addresses.node, 53)).await.is_ok());
     wait_until("CoreDNS", Duration::from_secs(30), &[process], answers).await

@@ -83,13 +83,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// The image that `e2e/images/<folder>` describes, with these files in its context besides those of the folder and
     /// these bases. Returns its OCI layout directory.
-    fn image(
-        &mut self,
-        folder: &str,
-        name: &str,
-        files: &[(&str, &Path)],
-        bases: &[(&str, &Path)],
-    ) -> Result<PathBuf> {
+    fn image(&mut self, folder: &str, name: &str, files: &[(&str, &Path)], bases: &[(&str, &Path)]) -> Result<PathBuf> {
         let source = repository().join("e2e/images").join(folder);
         let cache = self.layout.cache.join("images");
         let mut inputs = Sha256::new();
@@ -167,21 +161,25 @@ fn fresh_directory(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| path.display().to_string())
 }
 
-/// Compiles operator and runner, builds their images from the repository's Dockerfile and imports them into the running
-/// cluster. Pods that are to use them have to be started anew.
-pub fn load(layout: &Layout) -> Result<()> {
+/// Compiles operator and runner.
+pub fn compile() -> Result<()> {
     let step = Step::announced("operator and runner compiled");
-    let target = node::target_directory();
     let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
     cargo.args(["build", "--quiet", "--locked", "--package=buildpools-operator", "--package=buildpools-runner"]);
     cargo.arg("--manifest-path").arg(repository().join("Cargo.toml"));
-    if let Some(directory) = target.parent() {
+    if let Some(directory) = node::target_directory().parent() {
         cargo.arg("--target-dir").arg(directory);
     }
     let status = cargo.status().context("cargo")?;
     ensure!(status.success(), "operator and runner do not compile, see above");
     step.done();
+    Ok(())
+}
 
+/// Builds the images of the compiled operator and runner from the repository's Dockerfile and imports them into the
+/// running cluster. Pods that are to use them have to be started anew.
+pub fn load(layout: &Layout) -> Result<()> {
+    let target = node::target_directory();
     let step = Step::new("operator and runner images built and imported");
     let base = Images::ensure(layout)?.cc;
     let _lock = layout.lock("images")?;

@@ -95,7 +95,8 @@ impl ClusterInfo {
     /// The running cluster called `name`; an error when it was not started.
     pub fn load(name: &str) -> Result<Self> {
         let path = Self::path(&Layout::new(name)?);
-        let text = fs::read(&path).with_context(|| format!("{}: start the cluster with `make cluster`", path.display()))?;
+        let text =
+            fs::read(&path).with_context(|| format!("{}: start the cluster with `make cluster`", path.display()))?;
         serde_json::from_slice(&text).with_context(|| path.display().to_string())
     }
 

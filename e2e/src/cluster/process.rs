@@ -81,7 +81,8 @@ where
 /// Starts the command, whose `exec`s must all stay in the one process, and writes the pid file.
 pub(super) fn spawn(layout: &Layout, name: &str, command: &mut Command) -> Result<Process> {
     let log = layout.log(name);
-    let output = File::create(&log).with_context(|| log.display().to_string())?;
+    // To append, as a child that opens /dev/stdout anew (nginx) has a position of its own.
+    let output = File::options().append(true).create(true).open(&log).with_context(|| log.display().to_string())?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let pid = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?.id();
     let start_time = start_time(pid).with_context(|| format!("{name} ended at once, see {}", log.display()))?;

@@ -46,8 +46,7 @@ pub async fn start(layout: &Layout, info: &ClusterInfo) -> Result<Vec<Process>> 
     fs::write(&config, registry::config(&settings)?)?;
 
     let fixtures = node::target_directory().join("fixtures");
-    let tls =
-        [format!("--tls-cert={}", certificate.display()), format!("--tls-key={}", key.display())];
+    let tls = [format!("--tls-cert={}", certificate.display()), format!("--tls-key={}", key.display())];
     let token = [
         "token".to_owned(),
         format!("--listen={}", everywhere(TOKEN_PORT)),

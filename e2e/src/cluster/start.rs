@@ -12,9 +12,7 @@ use super::info::ClusterInfo;
 use super::layout::Layout;
 use super::process::Process;
 use super::steps::Step;
-use super::{
-    containerd, control_plane, dns, images, kubelet, network, node, pki, registry, storage, teardown, tools,
-};
+use super::{containerd, control_plane, dns, images, kubelet, network, node, pki, registry, storage, teardown, tools};
 
 /// How long a running cluster has to answer before it counts as broken.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -39,9 +37,9 @@ pub async fn up(layout: &Layout) -> Result<ClusterInfo> {
     let step = Step::new("leftovers removed");
     teardown::remove(layout)?;
     step.done();
-    let info = start(layout, &images).await.with_context(|| {
-        format!("{} was not started; its logs: {}", layout.name, layout.dir.join("logs").display())
-    })?;
+    let info = start(layout, &images)
+        .await
+        .with_context(|| format!("{} was not started; its logs: {}", layout.name, layout.dir.join("logs").display()))?;
     whole.done();
     Ok(info)
 }
