@@ -38,12 +38,22 @@ impl Group {
 
     /// Makes the group in all hierarchies, with the sub-group for node processes.
     pub fn create(&self) -> Result<()> {
+        self.enable_controllers();
         for hierarchy in &self.hierarchies {
             let path = hierarchy.join(&self.name);
             fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         }
         let node = self.tracking.join(&self.name).join("node");
         fs::create_dir_all(&node).with_context(|| node.display().to_string())
+    }
+
+    /// With cgroup v2 a group has the controllers that its parent passes on, and the kubelet wants all of them. With v1
+    /// the file does not exist. A controller that cannot be had is for the kubelet to judge.
+    fn enable_controllers(&self) {
+        let controllers = fs::read_to_string(self.tracking.join("cgroup.controllers")).unwrap_or_default();
+        for controller in controllers.split_whitespace() {
+            let _ = fs::write(self.tracking.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
     }
 
     /// A process that writes its number here becomes a node process of the group.
