@@ -1,0 +1,48 @@
+//! `buildpools-runner`: builds the BuildJobs of its pod in the buildkitd beside it.
+
+use std::process::ExitCode;
+
+use buildpools_runner::cli::{Args, Command};
+use buildpools_runner::{probe, run};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.command {
+        Some(Command::Probe) => {
+            if probe::is_ready() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Some(Command::Run(settings)) => start(settings),
+        None => start(args.settings),
+    }
+}
+
+fn start(settings: buildpools_runner::cli::Settings) -> ExitCode {
+    // stdout belongs to the builds' logs.
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    // Fails only if a provider is installed already; one is enough.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

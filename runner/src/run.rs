@@ -1,0 +1,148 @@
+//! The process: connects everything, and ends when it is told to and its builds are done.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use buildpools_crds::lifecycle::Member;
+use buildpools_crds::member_config::MemberConfig;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::Identity;
+use crate::api::{self, ApiServer};
+use crate::attempt::Workshop;
+use crate::cli::Settings;
+use crate::credentials::Mounted;
+use crate::daemon::{self, Builder};
+use crate::decide::Event;
+use crate::logs::Logs;
+use crate::member::{self, Report};
+use crate::probe::Probe;
+use crate::supervisor::Supervisor;
+use crate::watch::{self as watches, PoolSettings};
+
+/// How often the API server is asked for something small (see [`ApiServer::touch`]) and the credentials are looked at.
+/// Less than the 90 s after which the API server closes an idle connection.
+const TOUCH_EVERY: Duration = Duration::from_secs(20);
+
+/// Until the pool is known. No build starts before: there are no slots.
+const UNKNOWN_POOL: PoolSettings = PoolSettings { slots: 0, max_build_duration: Duration::ZERO };
+
+/// Takes jobs until SIGTERM, then finishes those that run.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    if let Some(name) = settings.missing() {
+        bail!("{name} is not set: the pod's template sets it");
+    }
+    let me = Arc::new(Identity {
+        pod: Member { pod: settings.pod_name, uid: settings.pod_uid },
+        namespace: settings.pod_namespace,
+        pool: settings.pool_name,
+        instance: uuid::Uuid::new_v4().to_string(),
+    });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = me.pod.pod, instance = me.instance, "runner starts");
+    let probe = Arc::new(Mutex::new(Probe::new(&me.instance)));
+    let config = std::fs::read(&settings.config).with_context(|| format!("reading {}", settings.config.display()))?;
+    let config: MemberConfig =
+        serde_json::from_slice(&config).with_context(|| format!("{} is not understood", settings.config.display()))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+
+    let (events, received) = mpsc::unbounded_channel();
+    let refused = events.clone();
+    let client = api::connect(move || {
+        tracing::error!("the API server answers 401: this pod's token is revoked or expired");
+        let _ = refused.send(Event::Revoked);
+    });
+    let api = ApiServer::new(client.await.context("connecting to the API server")?, me.clone());
+    // The first connection is made while the daemon starts.
+    let touched = tokio::spawn({
+        let api = api.clone();
+        async move { api.touch().await }
+    });
+    let daemon = tokio::select! {
+        daemon = daemon::connect(&settings.buildkit_socket) => daemon,
+        // Nothing was taken yet. What is bound to this pod goes elsewhere when the pod is gone.
+        _ = terminate.recv() => return Ok(()),
+    };
+    if let Ok(Err(refusal)) = touched.await {
+        tracing::warn!("first call to the API server: {refusal}");
+    }
+
+    let (logs, flush) = Logs::start(std::io::stdout());
+    let (pool_sender, pool) = watch::channel(UNKNOWN_POOL);
+    let (report, reports) = watch::channel(Report::default());
+    let doubt = Arc::new(Notify::new());
+    let workshop = Arc::new(Workshop {
+        me: me.clone(),
+        api: api.clone(),
+        builder: daemon.clone(),
+        mounted: Mounted::new(config),
+        pool,
+        report,
+        logs,
+        doubt: doubt.clone(),
+        events: events.clone(),
+    });
+    workshop.access();
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watches::pool(api.clone(), me.clone(), events.clone(), pool_sender));
+    let synced = probe.clone();
+    tasks.spawn(watches::jobs(api.clone(), me.clone(), events.clone(), move || lock(&synced).watching(true)));
+    tasks.spawn(member::publish(api.clone(), me.clone(), reports));
+    tasks.spawn(touch(workshop.clone()));
+    tasks.spawn(drain_at(terminate, events.clone(), probe.clone()));
+    tasks.spawn(watch_daemon(daemon, doubt, workshop.clone(), probe, stop.clone()));
+
+    Supervisor::new(workshop, received).run().await;
+    stop.cancel();
+    tasks.shutdown().await;
+    tracing::info!("all builds are done");
+    // The workshop is gone with the tasks, and with it the log's last sender.
+    let _ = tokio::task::spawn_blocking(move || flush.wait()).await;
+    Ok(())
+}
+
+/// SIGTERM means: take nothing more and finish. A second one does not kill the builds of the first.
+async fn drain_at(mut terminate: Signal, events: mpsc::UnboundedSender<Event>, probe: Arc<Mutex<Probe>>) {
+    while terminate.recv().await.is_some() {
+        lock(&probe).stopping();
+        let _ = events.send(Event::Drain);
+    }
+}
+
+async fn touch<B: Builder>(workshop: Arc<Workshop<B>>) {
+    loop {
+        tokio::time::sleep(TOUCH_EVERY).await;
+        if let Err(refusal) = workshop.api.touch().await {
+            tracing::debug!("the API server: {refusal}");
+        }
+        workshop.access();
+    }
+}
+
+async fn watch_daemon<B: Builder>(
+    daemon: buildpools_buildkit::Daemon,
+    doubt: Arc<Notify>,
+    workshop: Arc<Workshop<B>>,
+    probe: Arc<Mutex<Probe>>,
+    stop: CancellationToken,
+) {
+    let on_change = |about: Option<&daemon::About>| {
+        lock(&probe).daemon(about.is_some());
+        if let Some(about) = about {
+            workshop.report.send_modify(|report| {
+                report.version = Some(about.version.clone());
+                report.snapshotter.clone_from(&about.snapshotter);
+            });
+        }
+    };
+    daemon::watch(daemon, &doubt, &workshop.events, on_change, stop).await;
+}
+
+fn lock(probe: &Mutex<Probe>) -> std::sync::MutexGuard<'_, Probe> {
+    probe.lock().unwrap_or_else(PoisonError::into_inner)
+}
