@@ -1,1 +1,4 @@
-//! placeholder
+//! The operator of buildpools.
+
+pub mod kube_ext;
+pub mod pool;

@@ -1,0 +1,8 @@
+//! What the Kubernetes client needs beyond itself: bounded calls, back-off, comparing and putting objects.
+
+pub mod backoff;
+pub mod call;
+pub mod diff;
+pub mod ensure;
+pub mod owner;
+pub mod quantity;

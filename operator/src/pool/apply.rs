@@ -1,0 +1,105 @@
+//! Step 4: puts the objects into the cluster.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::Api;
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::build::Objects;
+use super::dereference::Live;
+use super::problem::Problem;
+use super::validate::ValidPool;
+use crate::kube_ext::call::CallError;
+use crate::kube_ext::ensure::{EnsureError, Manager, ensure};
+
+/// Field manager of every object that a pool makes.
+pub const FIELD_MANAGER: &str = "buildpools-operator/pool";
+
+/// Objects that could not be put.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Trying again will not help until somebody changes something: said in the pool's status.
+    #[error("{0}")]
+    Problem(Problem),
+    /// Tried again soon.
+    #[error(transparent)]
+    Ensure(#[from] EnsureError),
+}
+
+impl ApplyError {
+    /// A word for logs and metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Problem(problem) => problem.reason(),
+            Self::Ensure(EnsureError::Call { source, .. }) => source.category(),
+            Self::Ensure(EnsureError::Foreign { .. }) => "Foreign",
+            Self::Ensure(EnsureError::Serialise { .. }) => "Serialise",
+        }
+    }
+
+    /// Whether somebody else was faster; no fault.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Ensure(EnsureError::Call { source, .. }) if source.is_conflict())
+    }
+}
+
+/// Puts all objects and returns the StatefulSet as it is now.
+///
+/// # Errors
+/// With the first object that cannot be put.
+pub async fn apply(
+    client: &Client,
+    pool: &ValidPool,
+    objects: Objects,
+    live: Live,
+) -> Result<StatefulSet, ApplyError> {
+    // Exhaustive: what is built is put.
+    let Objects { service_account, role_binding, config_map, network_policy, service, stateful_set } = objects;
+    let put = Put { client, pool };
+    // The StatefulSet last: a pod is made as soon as it is there, and needs its identity, its rights and its
+    // configuration, and is closed to connections from the first moment.
+    put.one(service_account, live.service_account).await?;
+    put.one(role_binding, live.role_binding).await?;
+    put.one(config_map, live.config_map).await?;
+    put.one(network_policy, live.network_policy).await?;
+    put.one(service, live.service).await?;
+    put.one(stateful_set, live.stateful_set).await
+}
+
+struct Put<'a> {
+    client: &'a Client,
+    pool: &'a ValidPool,
+}
+
+impl Put<'_> {
+    async fn one<K>(&self, desired: K, live: Option<K>) -> Result<K, ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), &self.pool.namespace);
+        let by = Manager { name: FIELD_MANAGER, owner_uid: &self.pool.uid };
+        ensure(&api, desired, live, by).await.map_err(classify)
+    }
+}
+
+fn classify(error: EnsureError) -> ApplyError {
+    match error {
+        EnsureError::Foreign { kind, name } => {
+            ApplyError::Problem(Problem::NameConflict { kind, name, earlier_pool: false })
+        }
+        EnsureError::Call { kind, name, source, verb } => match source.refusal().map(str::to_owned) {
+            Some(message) => ApplyError::Problem(Problem::ObjectRefused { kind, name, message }),
+            None => ApplyError::Ensure(EnsureError::Call { kind, name, source, verb }),
+        },
+        error @ EnsureError::Serialise { .. } => ApplyError::Ensure(error),
+    }
+}
+
+/// The namespace is being deleted: nothing can be created in it, and nothing needs to be.
+pub fn is_namespace_terminating(error: &ApplyError) -> bool {
+    matches!(error, ApplyError::Ensure(EnsureError::Call { source, .. }) if CallError::is_namespace_terminating(source))
+}

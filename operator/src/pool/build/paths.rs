@@ -1,0 +1,35 @@
+//! Where things lie in a member's containers.
+//!
+//! Directories are named after what they hold and not numbered: when a container is restarted in an older pod, it may
+//! read newer configuration, and what that names is then either what it says or absent, never something else.
+
+use super::super::validate::Registry;
+
+/// emptyDir that daemon and runner share. A RUN step can reach it through the daemon: nothing secret, nothing trusted.
+pub const SOCKET_DIRECTORY: &str = "/run/buildpools";
+/// The daemon's only address.
+pub const SOCKET: &str = "/run/buildpools/buildkitd.sock";
+/// The cache volume. The image has a VOLUME there; a volume of the image itself would be lost with the container.
+pub const STATE: &str = "/home/user/.local/share/buildkit";
+/// The daemon's state, below the volume's root, which holds `lost+found` and belongs to root.
+pub const ROOT: &str = "/home/user/.local/share/buildkit/root";
+/// Directory of `buildkitd.toml`.
+pub const DAEMON_CONFIG: &str = "/etc/buildkit";
+/// Directory of `runner.json`.
+pub const RUNNER_CONFIG: &str = "/etc/buildpools";
+/// Where Kubernetes clients look for their identity.
+pub const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// File of a mounted login in its directory.
+pub const CREDENTIAL_FILE: &str = "config.json";
+/// File of a mounted authority in its directory.
+pub const AUTHORITY_FILE: &str = "ca.crt";
+
+/// Directory of a mounted login.
+pub fn credential(secret: &str) -> String {
+    format!("/etc/buildpools-credentials/{secret}")
+}
+
+/// Directory of a mounted authority.
+pub fn authority(registry: &Registry) -> String {
+    format!("/etc/buildpools-ca/{}/{}", registry.config_map, registry.key)
+}

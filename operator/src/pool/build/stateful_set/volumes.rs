@@ -1,0 +1,167 @@
+//! Volumes of a member's pod and where each container sees them. The daemon gets its socket, its configuration, its cache
+//! and the public authorities; logins and the Kubernetes token are the runner's alone.
+
+use std::collections::BTreeSet;
+
+use buildpools_crds::member_config::{BUILDKITD_KEY, RUNNER_KEY};
+use buildpools_crds::names;
+use k8s_openapi::api::core::v1::{
+    ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource,
+    KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume,
+    VolumeMount, VolumeProjection,
+};
+
+use super::super::super::validate::{Registry, ValidPool};
+use super::super::paths;
+
+const SOCKET: &str = "socket";
+const DAEMON_CONFIG: &str = "daemon-config";
+const RUNNER_CONFIG: &str = "runner-config";
+const TOKEN: &str = "token";
+const TMP: &str = "tmp";
+
+/// Life of the runner's token; the kubelet renews it in time. The shortest that API servers do not lengthen.
+const TOKEN_SECONDS: i64 = 3600;
+
+/// `rw-r--r--` is Kubernetes' default; a login is for the runner's user only.
+const LOGIN_MODE: i32 = 0o440;
+
+pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
+    let mut volumes = vec![
+        empty(SOCKET),
+        config(DAEMON_CONFIG, &names::config_map(&pool.name), BUILDKITD_KEY, BUILDKITD_KEY),
+        config(RUNNER_CONFIG, &names::config_map(&pool.name), RUNNER_KEY, RUNNER_KEY),
+        token(),
+        empty(TMP),
+    ];
+    let authorities = authorities(pool).enumerate();
+    volumes.extend(
+        authorities.map(|(n, ca)| config(&authority_volume(n), &ca.config_map, &ca.key, paths::AUTHORITY_FILE)),
+    );
+    volumes.extend(pool.credentials.iter().enumerate().map(|(n, secret)| login(n, secret)));
+    volumes
+}
+
+pub(super) fn daemon_mounts(pool: &ValidPool) -> Vec<VolumeMount> {
+    let mut mounts = vec![
+        mount(SOCKET, paths::SOCKET_DIRECTORY),
+        read_only(DAEMON_CONFIG, paths::DAEMON_CONFIG),
+        mount(names::CACHE_CLAIM, paths::STATE),
+    ];
+    mounts.extend(authority_mounts(pool));
+    mounts
+}
+
+pub(super) fn runner_mounts(pool: &ValidPool) -> Vec<VolumeMount> {
+    let mut mounts = vec![
+        mount(SOCKET, paths::SOCKET_DIRECTORY),
+        read_only(RUNNER_CONFIG, paths::RUNNER_CONFIG),
+        read_only(TOKEN, paths::TOKEN),
+        mount(TMP, "/tmp"),
+    ];
+    mounts.extend(authority_mounts(pool));
+    let logins = pool.credentials.iter().enumerate();
+    mounts.extend(logins.map(|(n, secret)| read_only(&login_volume(n), &paths::credential(secret))));
+    mounts
+}
+
+/// Several registries may have one authority.
+fn authorities(pool: &ValidPool) -> impl Iterator<Item = &Registry> {
+    let mut seen = BTreeSet::new();
+    pool.registries.iter().filter(move |registry| seen.insert((&registry.config_map, &registry.key)))
+}
+
+fn authority_mounts(pool: &ValidPool) -> impl Iterator<Item = VolumeMount> {
+    authorities(pool).enumerate().map(|(n, ca)| read_only(&authority_volume(n), &paths::authority(ca)))
+}
+
+fn authority_volume(n: usize) -> String {
+    format!("ca-{n}")
+}
+
+fn login_volume(n: usize) -> String {
+    format!("credential-{n}")
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+fn read_only(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { read_only: Some(true), ..mount(volume, path) }
+}
+
+fn empty(name: &str) -> Volume {
+    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None }
+}
+
+/// Whole directories, no `subPath`: only so do changes reach a running container.
+fn config(name: &str, config_map: &str, key: &str, path: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        config_map: Some(ConfigMapVolumeSource {
+            name: config_map.to_owned(),
+            items: Some(vec![item(key, path)]),
+            ..ConfigMapVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Optional: a pod starts without a Secret, and the login appears when the Secret does.
+fn login(n: usize, secret: &str) -> Volume {
+    Volume {
+        name: login_volume(n),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            items: Some(vec![item(".dockerconfigjson", paths::CREDENTIAL_FILE)]),
+            default_mode: Some(LOGIN_MODE),
+            optional: Some(true),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// What Kubernetes would mount by itself into every container.
+fn token() -> Volume {
+    let sources = vec![
+        VolumeProjection {
+            service_account_token: Some(ServiceAccountTokenProjection {
+                expiration_seconds: Some(TOKEN_SECONDS),
+                path: "token".to_owned(),
+                audience: None,
+            }),
+            ..VolumeProjection::default()
+        },
+        VolumeProjection {
+            config_map: Some(ConfigMapProjection {
+                name: "kube-root-ca.crt".to_owned(),
+                items: Some(vec![item("ca.crt", "ca.crt")]),
+                optional: None,
+            }),
+            ..VolumeProjection::default()
+        },
+        VolumeProjection {
+            downward_api: Some(DownwardAPIProjection {
+                items: Some(vec![DownwardAPIVolumeFile {
+                    path: "namespace".to_owned(),
+                    field_ref: Some(ObjectFieldSelector {
+                        field_path: "metadata.namespace".to_owned(),
+                        api_version: Some("v1".to_owned()),
+                    }),
+                    ..DownwardAPIVolumeFile::default()
+                }]),
+            }),
+            ..VolumeProjection::default()
+        },
+    ];
+    Volume {
+        name: TOKEN.to_owned(),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), default_mode: None }),
+        ..Volume::default()
+    }
+}

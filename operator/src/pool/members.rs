@@ -1,0 +1,154 @@
+//! How a pool's members fare, told from their pods. Pure.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
+use kube::ResourceExt as _;
+
+use super::problem::Problem;
+
+/// How the members fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Members that should run.
+    pub desired: i32,
+    /// Members whose pods are ready.
+    pub ready: i32,
+    /// What stands in the way of the others, each thing once.
+    pub problems: Vec<Problem>,
+    /// Pods that run an older form of the pool.
+    pub outdated: Vec<String>,
+}
+
+/// Looks at the pods of a StatefulSet. `events` are the StatefulSet's, read when pods are missing.
+pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: &[Event]) -> Members {
+    let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+    let mut pods: Vec<&Pod> = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+    pods.sort_by_key(|pod| ordinal(pod));
+    let mut members = Members { desired, ..Members::default() };
+    for pod in &pods {
+        if is_ready(pod) {
+            members.ready += 1;
+        } else {
+            members.problems.extend(problem(pod));
+        }
+    }
+    if i32::try_from(pods.len()).is_ok_and(|found| found < desired) {
+        members.problems.extend(refusal(events));
+    }
+    members.outdated = outdated(set, &pods);
+    members
+}
+
+fn ordinal(pod: &Pod) -> (usize, String) {
+    // `main-10` comes after `main-9`.
+    let name = pod.name_any();
+    (name.len(), name)
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether the pod takes builds.
+pub fn is_ready(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_none() && condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// What stands in the way of one pod, if it can be told.
+fn problem(pod: &Pod) -> Option<Problem> {
+    let name = pod.name_any();
+    let unschedulable = condition(pod, "PodScheduled").filter(|c| c.status == "False" && c.message.is_some());
+    if let Some(condition) = unschedulable {
+        let message = condition.message.clone().unwrap_or_default();
+        return Some(Problem::Unschedulable { pod: name, message });
+    }
+    let status = pod.status.as_ref()?;
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    containers.into_iter().find_map(|container| container_problem(&name, container))
+}
+
+fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Problem> {
+    let crashing = |message: String| {
+        Some(Problem::Crashing { pod: pod.to_owned(), container: container.name.clone(), message })
+    };
+    let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+    let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
+    match reason {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+        | "RegistryUnavailable" | "SignatureValidationFailed" => Some(Problem::ImagePull {
+            pod: pod.to_owned(),
+            container: container.name.clone(),
+            image: container.image.clone(),
+            message: pull_error(&message, reason),
+        }),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            crashing(if message.is_empty() { reason.to_owned() } else { message })
+        }
+        "CrashLoopBackOff" => crashing(last_words(container)),
+        // Between two crashes it runs for a moment.
+        _ if container.restart_count >= 2 && !container.ready && ended_badly(container) => crashing(last_words(container)),
+        _ => None,
+    }
+}
+
+/// The kubelet alternates between the error and `Back-off pulling image "x": ErrImagePull: <the error>`. Said the same
+/// way each time, so that the pool's status does not change with it.
+fn pull_error(message: &str, reason: &str) -> String {
+    let error = message.rsplit_once("ErrImagePull: ").map_or(message, |(_, error)| error);
+    if error.is_empty() { reason.to_owned() } else { error.to_owned() }
+}
+
+fn ended_badly(container: &ContainerStatus) -> bool {
+    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    last.is_some_and(|last| last.exit_code != 0)
+}
+
+/// How the container ended last. Without times and counts, which change with each crash.
+fn last_words(container: &ContainerStatus) -> String {
+    let now = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+    let Some(last) = now.or_else(|| container.last_state.as_ref().and_then(|state| state.terminated.as_ref())) else {
+        return "it ends again and again".to_owned();
+    };
+    let reason = last.reason.as_deref().filter(|reason| *reason != "Error").unwrap_or_default();
+    let mut text = format!("it ended with exit code {}", last.exit_code);
+    if !reason.is_empty() {
+        text.push_str(&format!(" ({reason})"));
+    }
+    if let Some(line) = last.message.as_deref().and_then(|message| message.trim().lines().next_back()) {
+        text.push_str(": ");
+        text.push_str(line.trim());
+    }
+    text
+}
+
+/// Why the StatefulSet cannot make a pod: its newest event about a pod, if that was a failure. Events live for an hour,
+/// so an older failure means nothing when a pod was made since.
+fn refusal(events: &[Event]) -> Option<Problem> {
+    let time = |event: &Event| {
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
+        last.max(series).max(event.event_time.as_ref().map(|time| time.0))
+    };
+    let failed = |event: &Event| event.reason.as_deref() == Some("FailedCreate");
+    let newest = events
+        .iter()
+        .filter(|event| failed(event) || event.reason.as_deref() == Some("SuccessfulCreate"))
+        // In the same second, the failure counts: a pod that was made is there.
+        .max_by_key(|event| (time(event), failed(event)))?;
+    let message = newest.message.as_deref().filter(|_| failed(newest))?;
+    // `create Pod main-0 in StatefulSet main failed error: pods "main-0" is forbidden: …`
+    let message = message.split_once("failed error: ").map_or(message, |(_, error)| error);
+    Some(Problem::PodRefused { message: message.to_owned() })
+}
+
+/// Pods of another template than the newest. Unknown until the StatefulSet's controller has seen the newest.
+fn outdated(set: &StatefulSet, pods: &[&Pod]) -> Vec<String> {
+    let Some(status) = &set.status else { return Vec::new() };
+    let Some(newest) = &status.update_revision else { return Vec::new() };
+    if status.observed_generation != set.metadata.generation {
+        return Vec::new();
+    }
+    let revision = |pod: &Pod| pod.labels().get("controller-revision-hash").cloned();
+    pods.iter().filter(|pod| revision(pod).is_some_and(|is| is != *newest)).map(|pod| pod.name_any()).collect()
+}

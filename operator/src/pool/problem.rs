@@ -1,0 +1,171 @@
+//! What stands in a pool's way, in words for the one who can change it: the field or object, and the remedy.
+
+use std::fmt;
+
+use super::reasons;
+
+/// Something that stands in the way of a pool or of one of its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Somebody else's object has a name that the pool needs.
+    NameConflict {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Whether it belonged to an earlier pool of this name.
+        earlier_pool: bool,
+    },
+    /// A volume of that name was not made for this pool.
+    ForeignVolume {
+        /// Name of the PersistentVolumeClaim.
+        name: String,
+    },
+    /// A CA bundle is not there.
+    AuthorityNotFound {
+        /// Index in `spec.registries`.
+        index: usize,
+        /// Name of the ConfigMap.
+        config_map: String,
+        /// Key, if the ConfigMap is there and the key is not.
+        key: Option<String>,
+    },
+    /// A CA bundle is no PEM.
+    AuthorityInvalid {
+        /// Index in `spec.registries`.
+        index: usize,
+        /// Name of the ConfigMap.
+        config_map: String,
+        /// Key in it.
+        key: String,
+    },
+    /// A quantity that is none.
+    QuantityInvalid {
+        /// The field.
+        field: String,
+        /// Its value.
+        value: String,
+    },
+    /// More is requested than allowed.
+    RequestAboveLimit {
+        /// Name of the resource.
+        resource: String,
+        /// What is requested.
+        request: String,
+        /// What is allowed.
+        limit: String,
+    },
+    /// The API server refuses an object.
+    ObjectRefused {
+        /// Kind of the object.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// The API server's text.
+        message: String,
+    },
+    /// The namespace refuses the members' pods.
+    PodRefused {
+        /// The API server's text.
+        message: String,
+    },
+    /// No node can take a member.
+    Unschedulable {
+        /// Name of the pod.
+        pod: String,
+        /// The scheduler's text.
+        message: String,
+    },
+    /// An image cannot be pulled.
+    ImagePull {
+        /// Name of the pod.
+        pod: String,
+        /// Name of the container.
+        container: String,
+        /// The image.
+        image: String,
+        /// The runtime's text.
+        message: String,
+    },
+    /// A container cannot be started or ends again and again.
+    Crashing {
+        /// Name of the pod.
+        pod: String,
+        /// Name of the container.
+        container: String,
+        /// How it ended, or why it does not start.
+        message: String,
+    },
+}
+
+impl Problem {
+    /// The reason of the condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NameConflict { .. } | Self::ForeignVolume { .. } => reasons::NAME_CONFLICT,
+            Self::AuthorityNotFound { .. } => reasons::CERTIFICATE_AUTHORITY_NOT_FOUND,
+            Self::AuthorityInvalid { .. } => reasons::CERTIFICATE_AUTHORITY_INVALID,
+            Self::QuantityInvalid { .. } | Self::RequestAboveLimit { .. } => reasons::RESOURCES_INVALID,
+            Self::ObjectRefused { .. } => reasons::OBJECT_REFUSED,
+            Self::PodRefused { .. } => reasons::POD_REFUSED,
+            Self::Unschedulable { .. } => reasons::UNSCHEDULABLE,
+            Self::ImagePull { .. } => reasons::IMAGE_PULL_FAILED,
+            Self::Crashing { .. } => reasons::MEMBER_CRASHING,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameConflict { kind, name, earlier_pool: false } => {
+                write!(f, "{kind} {name} does not belong to this pool: delete it, or give the pool another name")
+            }
+            Self::NameConflict { kind, name, earlier_pool: true } => {
+                write!(f, "{kind} {name} belongs to a deleted pool of the same name: waiting until it is gone")
+            }
+            Self::ForeignVolume { name } => write!(
+                f,
+                "PersistentVolumeClaim {name} was not made for this pool, and a cache must be its own: delete it, or give the pool another name"
+            ),
+            Self::AuthorityNotFound { index, config_map, key: None } => write!(
+                f,
+                "spec.registries[{index}].caRef: there is no ConfigMap {config_map} in this namespace: create it, or correct caRef"
+            ),
+            Self::AuthorityNotFound { index, config_map, key: Some(key) } => write!(
+                f,
+                "spec.registries[{index}].caRef: ConfigMap {config_map} has no key {key}: add it, or correct caRef.key"
+            ),
+            Self::AuthorityInvalid { index, config_map, key } => write!(
+                f,
+                "spec.registries[{index}].caRef: key {key} of ConfigMap {config_map} holds no PEM certificate (-----BEGIN CERTIFICATE-----): correct it"
+            ),
+            Self::QuantityInvalid { field, value } => {
+                write!(f, "{field}: {value:?} is not a quantity above zero, for example 50Gi: correct it")
+            }
+            Self::RequestAboveLimit { resource, request, limit } => write!(
+                f,
+                "spec.pod.resources.requests.{resource}: {request} is more than the limit {limit}: lower it, or raise limits.{resource}"
+            ),
+            Self::ObjectRefused { kind, name, message } => {
+                write!(f, "{kind} {name} is refused by the API server: {message}")
+            }
+            Self::PodRefused { message } => {
+                write!(f, "pods are refused: {message}")?;
+                if message.contains("PodSecurity") {
+                    f.write_str(
+                        "; a rootless BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged",
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Unschedulable { pod, message } => write!(f, "no node takes pod {pod}: {message}"),
+            Self::ImagePull { pod, container, image, message } => {
+                write!(f, "pod {pod} cannot pull image {image} of container {container}: {message}")
+            }
+            Self::Crashing { pod, container, message } => {
+                write!(f, "container {container} of pod {pod} does not run: {message}")
+            }
+        }
+    }
+}

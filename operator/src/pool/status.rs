@@ -1,0 +1,110 @@
+//! Step 5: what the pool's status says, and writing it when it changes.
+
+use std::collections::BTreeSet;
+
+use buildpools_crds::conditions::{self, Status};
+use buildpools_crds::v1alpha1::{BuildPool, BuildPoolStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::{Map, Value, json};
+
+use super::dereference::Observed;
+use super::members::{self, Members};
+use super::problem::Problem;
+use super::reasons;
+use crate::kube_ext::call::{CallError, call};
+
+/// Field manager of the pool's status. Another than that of the objects: an entry of `status.members` belongs to its
+/// runner.
+pub const FIELD_MANAGER: &str = "buildpools-operator/pool-status";
+
+/// A status that could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// It does not become JSON. A fault of ours.
+    #[error("cannot serialise the status: {0}")]
+    Serialise(#[from] serde_json::Error),
+    /// The API server does not take it.
+    #[error("cannot write the status: {0}")]
+    Call(#[from] CallError),
+}
+
+impl StatusError {
+    /// A word for logs and metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Serialise(_) => "Serialise",
+            Self::Call(error) => error.category(),
+        }
+    }
+}
+
+/// The next status. `objects` is the StatefulSet as it was put, or what stood in the way.
+pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, now: Timestamp) -> BuildPoolStatus {
+    let mut next = observed.pool.status.clone().unwrap_or_default();
+    // Members live on when the pool's newest form cannot be had.
+    let set = objects.ok().or(observed.live.stateful_set.as_ref());
+    let found = set.map(|set| members::look(set, observed.members(), &observed.events)).unwrap_or_default();
+    let in_the_way = objects.err().unwrap_or(&found.problems);
+    let (status, reason, message) = ready(&found, in_the_way);
+
+    let generation = observed.pool.metadata.generation;
+    let _ = conditions::set(&mut next.conditions, conditions::READY, status, reason, &message, generation, now);
+    next.observed_generation = generation;
+    next.ready_members = Some(found.ready);
+
+    // A runner cannot remove its entry when its pod is gone. One that is there keeps what its runner wrote.
+    let pods: BTreeSet<String> = observed.pods.iter().filter_map(kube::ResourceExt::uid).collect();
+    next.members.retain(|member| pods.contains(&member.uid));
+    next
+}
+
+fn ready(members: &Members, in_the_way: &[Problem]) -> (Status, &'static str, String) {
+    let Members { desired, ready, outdated, .. } = members;
+    let mut message = format!("{ready} of {desired} members are ready");
+    if let Some(first) = in_the_way.first() {
+        let all: Vec<String> = in_the_way.iter().map(ToString::to_string).collect();
+        return (Status::False, first.reason(), format!("{message}; {}", all.join("; ")));
+    }
+    if !outdated.is_empty() {
+        let list = outdated.join(" ");
+        message = format!(
+            "{message}; of an older form of the pool: {list}; to replace them: kubectl delete pod {list} (each finishes its builds first)"
+        );
+    }
+    if *ready > 0 {
+        (Status::True, reasons::READY, message)
+    } else {
+        (Status::False, reasons::MEMBERS_NOT_READY, message)
+    }
+}
+
+/// The patch from the status that is there to the next; `None` when they are the same. Only what changes is in it, and
+/// the pool's resourceVersion: a runner may be writing its own entry of the same list.
+fn patch(pool: &BuildPool, next: &BuildPoolStatus) -> Result<Option<Value>, serde_json::Error> {
+    let before = serde_json::to_value(pool.status.clone().unwrap_or_default())?;
+    let mut changes = Map::new();
+    if let Value::Object(fields) = serde_json::to_value(next)? {
+        changes.extend(fields.into_iter().filter(|(field, value)| before.get(field) != Some(value)));
+    }
+    // An empty list is not serialised.
+    if next.members.is_empty() && before.get("members").is_some() {
+        changes.insert("members".to_owned(), json!([]));
+    }
+    let body = || json!({"metadata": {"resourceVersion": pool.resource_version()}, "status": changes});
+    Ok((!changes.is_empty()).then(body))
+}
+
+/// Writes the status if it changes.
+///
+/// # Errors
+/// When the API server does not take it, for instance because a runner wrote its entry meanwhile.
+pub async fn write(client: &Client, pool: &BuildPool, next: &BuildPoolStatus) -> Result<(), StatusError> {
+    let Some(patch) = patch(pool, next)? else { return Ok(()) };
+    let api: Api<BuildPool> = Api::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    call(api.patch_status(&pool.name_any(), &params, &Patch::Merge(patch))).await?;
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! Step 2: what was read becomes a [`ValidPool`], the only thing that objects are built from, or a list of problems.
+//!
+//! Pure. The API server has checked each field by the schema; here is what only the neighbourhood can tell.
+
+use std::collections::BTreeMap;
+
+use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
+use buildpools_crds::labels;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource, ResourceExt as _};
+
+use super::Settings;
+use super::dereference::{Live, Observed};
+use super::problem::Problem;
+use crate::kube_ext::{owner, quantity};
+
+/// A pool whose objects can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidPool {
+    /// Name of the pool.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID.
+    pub uid: String,
+    /// Reference to it as controller.
+    pub owner: OwnerReference,
+    /// Members that run.
+    pub members: i32,
+    /// Seconds that a member gets to finish its builds.
+    pub grace_seconds: i64,
+    /// Cache volume.
+    pub cache: Cache,
+    /// Names of the Secrets with registry logins.
+    pub credentials: Vec<String>,
+    /// Registries with a certificate authority of their own.
+    pub registries: Vec<Registry>,
+    /// Image of the daemon.
+    pub buildkit_image: String,
+    /// Image of the runner.
+    pub runner_image: String,
+    /// Requests of the daemon's container.
+    pub requests: BTreeMap<String, Quantity>,
+    /// Limits of the daemon's container.
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+/// Cache volume of a member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cache {
+    /// Size as it was written.
+    pub size: Quantity,
+    /// Size in bytes.
+    pub bytes: i64,
+    /// StorageClass; the cluster's default when absent.
+    pub storage_class: Option<String>,
+    /// Whether volumes outlive the pool.
+    pub retain: bool,
+}
+
+/// A registry with a certificate authority of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registry {
+    /// `host` or `host:port`.
+    pub host: String,
+    /// ConfigMap with the authority.
+    pub config_map: String,
+    /// Key in it.
+    pub key: String,
+    /// The authority, in PEM.
+    pub authority: String,
+}
+
+/// Checks a pool.
+///
+/// # Errors
+/// All problems, those first that keep the pool from existing at all.
+pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, Vec<Problem>> {
+    let pool = &observed.pool;
+    let mut problems = conflicts(pool, &observed.live);
+    problems.extend(foreign_volumes(observed));
+
+    let registries = registries(observed, &mut problems);
+    let cache = cache(pool, &mut problems);
+    let requests = quantities("requests", &pool.spec.pod.resources.requests, &mut problems);
+    let limits = quantities("limits", &pool.spec.pod.resources.limits, &mut problems);
+    problems.extend(requests_above_limits(&pool.spec.pod.resources));
+
+    // An object from the API has a namespace, a UID and an owner reference.
+    let (Some(cache), Some(owner), true) = (cache, pool.controller_owner_ref(&()), problems.is_empty()) else {
+        return Err(problems);
+    };
+    let grace = std_duration(pool.spec.max_build_duration);
+    Ok(ValidPool {
+        name: pool.name_any(),
+        namespace: pool.namespace().unwrap_or_default(),
+        uid: owner.uid.clone(),
+        owner,
+        members: pool.spec.scaling.min_members,
+        grace_seconds: i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
+        cache,
+        credentials: pool.spec.credentials.iter().map(|credential| credential.secret_ref.name.clone()).collect(),
+        registries,
+        buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| settings.buildkit_image.clone()),
+        runner_image: settings.runner_image.clone(),
+        requests,
+        limits,
+    })
+}
+
+/// Objects of names that we need and that are not ours.
+fn conflicts(pool: &BuildPool, live: &Live) -> Vec<Problem> {
+    // Exhaustive: a new kind of object must be checked too.
+    let Live { service_account, role_binding, config_map, network_policy, service, stateful_set } = live;
+    [
+        conflict(pool, stateful_set.as_ref()),
+        conflict(pool, config_map.as_ref()),
+        conflict(pool, service.as_ref()),
+        conflict(pool, service_account.as_ref()),
+        conflict(pool, role_binding.as_ref()),
+        conflict(pool, network_policy.as_ref()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn conflict<K: Resource<DynamicType = ()>>(pool: &BuildPool, live: Option<&K>) -> Option<Problem> {
+    let live = live?;
+    let uid = pool.meta().uid.as_deref().unwrap_or_default();
+    if !uid.is_empty() && owner::is_controlled_by(live.meta(), uid) {
+        return None;
+    }
+    let kind = K::kind(&()).into_owned();
+    Some(Problem::NameConflict { kind, name: live.name_any(), earlier_pool: is_of_earlier_pool(pool, live.meta()) })
+}
+
+fn is_of_earlier_pool(pool: &BuildPool, meta: &ObjectMeta) -> bool {
+    owner::controller(meta).is_some_and(|owner| {
+        owner.kind == BuildPool::kind(&())
+            && owner.api_version.starts_with(&format!("{}/", buildpools_crds::GROUP))
+            && owner.name == pool.name_any()
+    })
+}
+
+/// Volumes of the names that members will take and that no pool of this name made. Its labels say so: a volume that was
+/// retained has no owner any more.
+fn foreign_volumes(observed: &Observed) -> impl Iterator<Item = Problem> {
+    let pool = observed.pool.name_any();
+    observed.claims.iter().filter_map(move |claim| {
+        let label = |key: &str| claim.labels().get(key).map(String::as_str);
+        let ours = label(labels::POOL) == Some(&pool) && label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_VALUE);
+        (!ours).then(|| Problem::ForeignVolume { name: claim.name_any() })
+    })
+}
+
+fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry> {
+    let mut valid = Vec::new();
+    for (index, registry) in observed.pool.spec.registries.iter().enumerate() {
+        let (config_map, key) = (registry.ca_ref.config_map.clone(), registry.ca_ref.key.clone());
+        match observed.authorities.get(&config_map).map(|data| data.get(&key)) {
+            None => problems.push(Problem::AuthorityNotFound { index, config_map, key: None }),
+            Some(None) => problems.push(Problem::AuthorityNotFound { index, config_map, key: Some(key) }),
+            Some(Some(pem)) if !pem.contains("-----BEGIN CERTIFICATE-----") => {
+                problems.push(Problem::AuthorityInvalid { index, config_map, key });
+            }
+            Some(Some(pem)) => {
+                valid.push(Registry { host: registry.host.clone(), config_map, key, authority: pem.clone() });
+            }
+        }
+    }
+    valid
+}
+
+fn cache(pool: &BuildPool, problems: &mut Vec<Problem>) -> Option<Cache> {
+    let spec = &pool.spec.cache;
+    let Some(bytes) = quantity::bytes(&spec.size).filter(|bytes| *bytes > 0) else {
+        problems.push(Problem::QuantityInvalid { field: "spec.cache.size".into(), value: spec.size.clone() });
+        return None;
+    };
+    Some(Cache {
+        size: Quantity(spec.size.clone()),
+        bytes,
+        storage_class: spec.storage_class_name.clone(),
+        retain: spec.retain,
+    })
+}
+
+fn text(value: &IntOrString) -> String {
+    match value {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => text.clone(),
+    }
+}
+
+fn quantities(
+    list: &str,
+    fields: &BTreeMap<String, IntOrString>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, Quantity> {
+    let mut valid = BTreeMap::new();
+    for (resource, value) in fields {
+        let value = text(value);
+        if quantity::thousandths(&value).is_some_and(|thousandths| thousandths > 0) {
+            valid.insert(resource.clone(), Quantity(value));
+        } else {
+            problems.push(Problem::QuantityInvalid { field: format!("spec.pod.resources.{list}.{resource}"), value });
+        }
+    }
+    valid
+}
+
+fn requests_above_limits(resources: &PodResources) -> impl Iterator<Item = Problem> {
+    resources.requests.iter().filter_map(|(resource, request)| {
+        let (request, limit) = (text(request), text(resources.limits.get(resource)?));
+        let above = quantity::thousandths(&request)? > quantity::thousandths(&limit)?;
+        above.then(|| Problem::RequestAboveLimit { resource: resource.clone(), request, limit })
+    })
+}

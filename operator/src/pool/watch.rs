@@ -1,0 +1,90 @@
+//! When a pool is looked at: it changed, or something that it made did.
+//!
+//! Metadata only: the reconciler reads what it needs, so nothing but names is kept in memory, and an object that cannot
+//! be parsed does not stop the watch.
+
+use std::fmt::Debug;
+
+use buildpools_crds::labels;
+use buildpools_crds::v1alpha1::BuildPool;
+use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
+use kube::{Client, Resource, ResourceExt as _};
+
+use crate::kube_ext::owner;
+
+/// A pool, as far as the watch keeps it.
+pub type PoolMeta = PartialObjectMeta<BuildPool>;
+/// Pools to look at.
+pub type Triggers = BoxStream<'static, Result<ObjectRef<PoolMeta>, watcher::Error>>;
+
+/// The pools that there are, and the stream of those to look at.
+pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
+    let (store, writer) = reflector::store();
+    let pools = watcher(Api::<PoolMeta>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .modify(prune)
+        .reflect(writer)
+        .touched_objects()
+        // Runners report their builds in the pool's status: no reason to look at it.
+        .predicate_filter(predicates::generation, PredicateConfig::default())
+        .map_ok(|pool| ObjectRef::from_obj(&pool));
+    let triggers = futures::stream::select_all([
+        pools.boxed(),
+        owned::<StatefulSet>(client),
+        owned::<Service>(client),
+        owned::<ConfigMap>(client),
+        owned::<ServiceAccount>(client),
+        owned::<RoleBinding>(client),
+        owned::<NetworkPolicy>(client),
+        pods(client),
+    ]);
+    (store, triggers.boxed())
+}
+
+fn ours() -> watcher::Config {
+    watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE))
+}
+
+/// Objects that a pool made: by their owner, because a label may have been changed by somebody.
+fn owned<K>(client: &Client) -> Triggers
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
+    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), ours())
+        .default_backoff()
+        .modify(prune)
+        .touched_objects()
+        .try_filter_map(|object| async move { Ok(pool_of_owned(&object)) })
+        .boxed()
+}
+
+fn pool_of_owned<K: Resource>(object: &K) -> Option<ObjectRef<PoolMeta>> {
+    let owner = owner::controller(object.meta()).filter(|owner| owner.kind == BuildPool::kind(&()))?;
+    Some(ObjectRef::new(&owner.name).within(object.meta().namespace.as_deref()?))
+}
+
+/// Members: they belong to the StatefulSet, and bear the pool's name in a label.
+fn pods(client: &Client) -> Triggers {
+    watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), ours())
+        .default_backoff()
+        .modify(prune)
+        .touched_objects()
+        .try_filter_map(|pod| async move {
+            let pool = pod.labels().get(labels::POOL).cloned();
+            Ok(pool.zip(pod.namespace()).map(|(pool, namespace)| ObjectRef::new(&pool).within(&namespace)))
+        })
+        .boxed()
+}
+
+fn prune<K: Resource>(object: &mut PartialObjectMeta<K>) {
+    object.metadata.managed_fields = None;
+    object.metadata.annotations = None;
+}
