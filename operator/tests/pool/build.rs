@@ -1,0 +1,91 @@
+//! What a pool is made of, in full.
+
+use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, RUNNER_KEY};
+use buildpools_operator::pool::{build, validate};
+use serde_json::{Value, json};
+
+use crate::fixtures::{full, minimal, observed, settings};
+
+fn objects(spec: &Value) -> build::Objects {
+    build::build(&validate::validate(&observed(spec), &settings()).unwrap()).unwrap()
+}
+
+fn golden(name: &str, objects: build::Objects) {
+    let build::Objects { service_account, role_binding, config_map, network_policy, service, stateful_set } = objects;
+    insta::with_settings!({snapshot_path => "../snapshots", prepend_module_to_snapshot => false}, {
+        insta::assert_yaml_snapshot!(format!("{name}_stateful_set"), stateful_set);
+        insta::assert_yaml_snapshot!(format!("{name}_config_map"), config_map);
+        insta::assert_yaml_snapshot!(format!("{name}_network"), (network_policy, service));
+        insta::assert_yaml_snapshot!(format!("{name}_runner_access"), (service_account, role_binding));
+    });
+}
+
+#[test]
+fn minimal_pool() {
+    golden("minimal", objects(&minimal()));
+}
+
+#[test]
+fn full_pool() {
+    golden("full", objects(&full()));
+}
+
+#[test]
+fn the_configuration_is_what_its_readers_read() {
+    let data = objects(&full()).config_map.data.unwrap();
+    let member: MemberConfig = serde_json::from_str(&data[RUNNER_KEY]).unwrap();
+    assert_eq!(member.credentials[1].path, "/etc/buildpools-credentials/hub/config.json");
+    let toml: toml::Table = data[BUILDKITD_KEY].parse().unwrap();
+    assert!(toml.get("grpc").is_none(), "an address beside the socket");
+    assert_eq!(toml["insecure-entitlements"].as_array().map(Vec::len), Some(0));
+    let hosts: Vec<&String> = toml["registry"].as_table().unwrap().keys().collect();
+    assert_eq!(hosts, ["harbor.example.com", "harbor.example.com:8443", "lab.example.com:5000"]);
+    // Both read the same file of an authority.
+    let of_daemon: Vec<&str> = toml["registry"].as_table().unwrap().values().map(|r| r["ca"][0].as_str().unwrap()).collect();
+    let of_runner: Vec<&str> = member.registries.iter().map(|registry| registry.path.as_str()).collect();
+    assert_eq!(of_daemon, of_runner);
+}
+
+#[test]
+fn logins_and_tokens_are_mounted_into_the_runner_only() {
+    let template = objects(&full()).stateful_set.spec.unwrap().template.spec.unwrap();
+    let secret: Vec<String> = template
+        .volumes
+        .unwrap()
+        .into_iter()
+        .filter(|volume| volume.secret.is_some() || volume.projected.is_some())
+        .map(|volume| volume.name)
+        .collect();
+    assert_eq!(secret, ["token", "credential-0", "credential-1"]);
+    let daemon = &template.init_containers.unwrap()[0];
+    let mounts = daemon.volume_mounts.as_ref().unwrap();
+    assert!(mounts.iter().all(|mount| !secret.contains(&mount.name)), "{mounts:#?}");
+    assert!(daemon.env.is_none());
+}
+
+#[test]
+fn what_only_a_restart_takes_up_changes_the_template_and_slots_do_not() {
+    let template = |spec: &Value| objects(spec).stateful_set.spec.unwrap().template;
+    let base = template(&full());
+    let mut slots = full();
+    slots["scaling"] = json!({"minMembers": 5, "buildsPerMember": 1});
+    assert_eq!(template(&slots), base, "a change that takes effect at once must not make members look old");
+
+    for (path, value) in [
+        ("/maxBuildDuration", json!("2h")),
+        ("/cache/size", json!("200Gi")),
+        ("/registries/2/host", json!("lab.example.com")),
+        ("/credentials/0/secretRef/name", json!("other")),
+        ("/buildkit/image", json!("moby/buildkit:v0.35.1-rootless")),
+        ("/pod/resources/limits/memory", json!("16Gi")),
+    ] {
+        let mut changed = full();
+        *changed.pointer_mut(path).unwrap() = value;
+        assert_ne!(template(&changed), base, "{path}");
+    }
+
+    let mut rotated = observed(&full());
+    rotated.authorities.get_mut("lab-ca").unwrap().insert("ca.crt".into(), crate::fixtures::PEM.replace("MIIB", "MIIC"));
+    let rotated = build::build(&validate::validate(&rotated, &settings()).unwrap()).unwrap();
+    assert_ne!(rotated.stateful_set.spec.unwrap().template, base, "the daemon keeps the authority that it has read");
+}

@@ -1,0 +1,118 @@
+//! Pools and their surroundings.
+
+use std::collections::BTreeMap;
+
+use buildpools_crds::v1alpha1::BuildPool;
+use buildpools_operator::pool::{Progress, Settings, dereference::Observed, reconcile};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::ApiServer;
+
+pub const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+pub const POOL: &str = "/apis/buildpools.dev/v1alpha1/namespaces/team-a/buildpools/fast";
+
+pub fn settings() -> Settings {
+    Settings { runner_image: "example.com/runner:v1".into(), buildkit_image: "example.com/buildkit:rootless".into() }
+}
+
+pub fn now() -> Timestamp {
+    Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+pub fn pool(spec: &Value) -> BuildPool {
+    serde_json::from_value(pool_json(spec)).unwrap()
+}
+
+pub fn pool_json(spec: &Value) -> Value {
+    json!({
+        "apiVersion": "buildpools.dev/v1alpha1", "kind": "BuildPool",
+        "metadata": {"name": "fast", "namespace": "team-a", "uid": "pool-uid", "generation": 1},
+        "spec": spec,
+    })
+}
+
+pub fn minimal() -> Value {
+    json!({"cache": {"size": "50Gi"}})
+}
+
+/// Every field of the API.
+pub fn full() -> Value {
+    json!({
+        "class": "Shared",
+        "profile": "Rootless",
+        "scaling": {"minMembers": 3, "buildsPerMember": 4},
+        "maxBuildDuration": "90m",
+        "cache": {"size": "100Gi", "storageClassName": "local-ssd", "retain": true},
+        "credentials": [{"secretRef": {"name": "harbor-robot"}}, {"secretRef": {"name": "hub"}}],
+        "registries": [
+            {"host": "harbor.example.com", "caRef": {"configMap": "corp-ca", "key": "root.pem"}},
+            {"host": "harbor.example.com:8443", "caRef": {"configMap": "corp-ca", "key": "root.pem"}},
+            {"host": "lab.example.com:5000", "caRef": {"configMap": "lab-ca"}},
+        ],
+        "buildkit": {"image": "moby/buildkit:v0.34.2-rootless"},
+        "pod": {"resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}},
+    })
+}
+
+pub fn observed(spec: &Value) -> Observed {
+    let authority = |key: &str| BTreeMap::from([(key.to_owned(), PEM.to_owned())]);
+    Observed {
+        pool: pool(spec),
+        authorities: BTreeMap::from([
+            ("corp-ca".to_owned(), authority("root.pem")),
+            ("lab-ca".to_owned(), authority("ca.crt")),
+        ]),
+        ..Observed::default()
+    }
+}
+
+/// A cluster with this pool and the authorities that it names.
+pub fn cluster(spec: &Value) -> ApiServer {
+    let server = ApiServer::default();
+    server.put(POOL, pool_json(spec));
+    for (name, key) in [("corp-ca", "root.pem"), ("lab-ca", "ca.crt")] {
+        server.put(&core("configmaps", name), json!({"metadata": {"name": name}, "data": {key: PEM, "other": "x"}}));
+    }
+    server
+}
+
+pub async fn pass(server: &ApiServer) -> Progress {
+    reconcile(&server.client(), &settings(), "team-a", "fast", now()).await.unwrap()
+}
+
+pub fn core(resource: &str, name: &str) -> String {
+    format!("/api/v1/namespaces/team-a/{resource}/{name}")
+}
+
+pub const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/team-a/statefulsets/fast";
+pub const NETWORK_POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/team-a/networkpolicies/fast-members";
+pub const ROLE_BINDING: &str =
+    "/apis/rbac.authorization.k8s.io/v1/namespaces/team-a/rolebindings/buildpool-fast-runner";
+
+/// The condition Ready as it stands in the cluster: status, reason, message.
+pub fn ready(server: &ApiServer) -> (String, String, String) {
+    let pool = server.object(POOL).unwrap();
+    let condition = &pool["status"]["conditions"][0];
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"), text("message"))
+}
+
+/// A pod of the StatefulSet with this UID.
+pub fn pod(name: &str, set_uid: &str, status: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "team-a", "uid": format!("uid-of-{name}"),
+            "labels": {"buildpools.dev/pool": "fast", "controller-revision-hash": "fast-new"},
+            "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "fast", "uid": set_uid, "controller": true},
+            ],
+        },
+        "status": status,
+    })
+}
+
+pub fn ready_status() -> Value {
+    json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
+}

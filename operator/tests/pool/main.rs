@@ -1,0 +1,14 @@
+//! The pool reconciler against an API server in memory, and its pure steps by themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod build;
+mod faults;
+mod fixtures;
+mod members;
+mod permissions;
+mod reconcile;
+mod status;
+mod validate;
