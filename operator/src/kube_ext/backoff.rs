@@ -53,7 +53,7 @@ fn delay(limits: Limits, failures: u32, jitter: f64) -> Duration {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { first: Duration::from_secs(1), most: Duration::from_secs(60) };
+    const LIMITS: Limits = Limits { first: Duration::from_secs(1), most: Duration::from_mins(1) };
 
     #[test]
     fn delays_double_up_to_the_cap_and_start_again_after_success() {

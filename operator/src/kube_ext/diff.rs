@@ -40,7 +40,13 @@ fn differs(desired: &Value, live: Option<&Value>, path: &str, quantity: bool) ->
             })
         }
         (Value::String(desired), Value::String(live)) if quantity && quantity::equal(desired, live) => None,
-        (Value::Null, _) => if is_empty(live) { None } else { here() },
+        (Value::Null, _) => {
+            if is_empty(live) {
+                None
+            } else {
+                here()
+            }
+        }
         _ if desired == live => None,
         _ => here(),
     }
@@ -87,7 +93,10 @@ mod tests {
     fn defaults_of_the_api_server_are_no_difference() {
         same(&json!({"a": {"b": 1}}), &json!({"a": {"b": 1, "c": 2}, "d": 3}));
         same(&json!({"ingress": [], "labels": {}, "x": null}), &json!({}));
-        same(&json!({"limits": {"memory": "1024Mi", "cpu": "1000m"}}), &json!({"limits": {"memory": "1Gi", "cpu": "1"}}));
+        same(
+            &json!({"limits": {"memory": "1024Mi", "cpu": "1000m"}}),
+            &json!({"limits": {"memory": "1Gi", "cpu": "1"}}),
+        );
     }
 
     #[test]
@@ -95,7 +104,11 @@ mod tests {
         different(&json!({"a": {"b": 1}}), &json!({"a": {"b": 2}}), ".a.b");
         different(&json!({"a": {"b": 1}}), &json!({"a": {}}), ".a.b");
         different(&json!({"ingress": []}), &json!({"ingress": [{}]}), ".ingress");
-        different(&json!({"subjects": [{"name": "a"}]}), &json!({"subjects": [{"name": "a"}, {"name": "b"}]}), ".subjects");
+        different(
+            &json!({"subjects": [{"name": "a"}]}),
+            &json!({"subjects": [{"name": "a"}, {"name": "b"}]}),
+            ".subjects",
+        );
         different(&json!({"data": {"x": "1000m"}}), &json!({"data": {"x": "1"}}), ".data.x");
     }
 

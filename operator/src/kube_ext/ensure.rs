@@ -82,23 +82,22 @@ where
     };
     let desired = with_hash(desired)?;
 
-    let live = match live {
-        Some(live) => live,
-        None => {
-            let params = PostParams { field_manager: Some(by.name.to_owned()), ..PostParams::default() };
-            match call(api.create(&params, &desired)).await {
-                Ok(created) => {
-                    info!(kind, name, "created");
-                    return Ok(created);
-                }
-                // Made since we looked, or by a create of ours whose answer was lost.
-                Err(error) if error.is_already_exists() => match call::get(api.get(&name)).await {
-                    Ok(Some(live)) => live,
-                    Ok(None) => return Err(fail("create")(error)),
-                    Err(error) => return Err(fail("get")(error)),
-                },
-                Err(error) => return Err(fail("create")(error)),
+    let live = if let Some(live) = live {
+        live
+    } else {
+        let params = PostParams { field_manager: Some(by.name.to_owned()), ..PostParams::default() };
+        match call(api.create(&params, &desired)).await {
+            Ok(created) => {
+                info!(kind, name, "created");
+                return Ok(created);
             }
+            // Made since we looked, or by a create of ours whose answer was lost.
+            Err(error) if error.is_already_exists() => match call::get(api.get(&name)).await {
+                Ok(Some(live)) => live,
+                Ok(None) => return Err(fail("create")(error)),
+                Err(error) => return Err(fail("get")(error)),
+            },
+            Err(error) => return Err(fail("create")(error)),
         }
     };
     if !owner::is_controlled_by(live.meta(), by.owner_uid) {
@@ -194,7 +193,8 @@ mod tests {
 
     #[test]
     fn only_our_own_update_of_the_object_is_taken_over() {
-        let foreign = [entry("kubectl", "Update", None), entry("us", "Update", Some("status")), entry("us", "Apply", None)];
+        let foreign =
+            [entry("kubectl", "Update", None), entry("us", "Update", Some("status")), entry("us", "Apply", None)];
         assert_eq!(takeover(&foreign, "us"), None);
 
         let created = [entry("kubectl", "Update", None), entry("us", "Update", None)];

@@ -51,12 +51,7 @@ impl ApplyError {
 ///
 /// # Errors
 /// With the first object that cannot be put.
-pub async fn apply(
-    client: &Client,
-    pool: &ValidPool,
-    objects: Objects,
-    live: Live,
-) -> Result<StatefulSet, ApplyError> {
+pub async fn apply(client: &Client, pool: &ValidPool, objects: Objects, live: Live) -> Result<StatefulSet, ApplyError> {
     // Exhaustive: what is built is put.
     let Objects { service_account, role_binding, config_map, network_policy, service, stateful_set } = objects;
     let put = Put { client, pool };
@@ -82,7 +77,7 @@ impl Put<'_> {
     {
         let api = Api::<K>::namespaced(self.client.clone(), &self.pool.namespace);
         let by = Manager { name: FIELD_MANAGER, owner_uid: &self.pool.uid };
-        ensure(&api, desired, live, by).await.map_err(classify)
+        Box::pin(ensure(&api, desired, live, by)).await.map_err(classify)
     }
 }
 

@@ -84,10 +84,15 @@ impl Observed {
 ///
 /// # Errors
 /// When a read fails for another reason than that the object is not there.
-pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Option<Observed>, DereferenceError> {
+pub async fn dereference(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Box<Observed>>, DereferenceError> {
     let read = Reader { client, namespace };
     // The pool before its pods: an entry of status.members whose pod is not in the list is then truly an old one.
-    let Some(pool) = read.get::<BuildPool>(name).await?.filter(|pool| pool.metadata.deletion_timestamp.is_none()) else {
+    let Some(pool) = read.get::<BuildPool>(name).await?.filter(|pool| pool.metadata.deletion_timestamp.is_none())
+    else {
         return Ok(None);
     };
     let runner = names::runner(name);
@@ -105,7 +110,7 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     let ((config_map, network_policy), service) = objects;
     let live = Live { service_account, role_binding, config_map, network_policy, service, stateful_set: set };
 
-    let mut observed = Observed { pool, live, pods, ..Observed::default() };
+    let mut observed = Box::new(Observed { pool, live, pods, ..Observed::default() });
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
     observed.events = read.events(&observed).await?;
@@ -126,7 +131,8 @@ impl Reader<'_> {
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
-        let found = call::get(self.api::<K>().get(name)).await;
+        let api = self.api::<K>();
+        let found = Box::pin(call::get(api.get(name))).await;
         found.map_err(|source| DereferenceError { what: format!("{} {name}", K::kind(&())), source })
     }
 

@@ -68,15 +68,19 @@ fn problem(pod: &Pod) -> Option<Problem> {
 }
 
 fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Problem> {
-    let crashing = |message: String| {
-        Some(Problem::Crashing { pod: pod.to_owned(), container: container.name.clone(), message })
-    };
+    let crashing =
+        |message: String| Some(Problem::Crashing { pod: pod.to_owned(), container: container.name.clone(), message });
     let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
     let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
     let message = waiting.and_then(|waiting| waiting.message.clone()).unwrap_or_default();
     match reason {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-        | "RegistryUnavailable" | "SignatureValidationFailed" => Some(Problem::ImagePull {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed" => Some(Problem::ImagePull {
             pod: pod.to_owned(),
             container: container.name.clone(),
             image: container.image.clone(),
@@ -87,7 +91,9 @@ fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Problem> 
         }
         "CrashLoopBackOff" => crashing(last_words(container)),
         // Between two crashes it runs for a moment.
-        _ if container.restart_count >= 2 && !container.ready && ended_badly(container) => crashing(last_words(container)),
+        _ if container.restart_count >= 2 && !container.ready && ended_badly(container) => {
+            crashing(last_words(container))
+        }
         _ => None,
     }
 }
@@ -113,7 +119,7 @@ fn last_words(container: &ContainerStatus) -> String {
     let reason = last.reason.as_deref().filter(|reason| *reason != "Error").unwrap_or_default();
     let mut text = format!("it ended with exit code {}", last.exit_code);
     if !reason.is_empty() {
-        text.push_str(&format!(" ({reason})"));
+        text.extend([" (", reason, ")"]);
     }
     if let Some(line) = last.message.as_deref().and_then(|message| message.trim().lines().next_back()) {
         text.push_str(": ");

@@ -20,8 +20,8 @@ use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::BuildPoolStatus;
 use futures::stream::StreamExt as _;
 use jiff::Timestamp;
-use kube::runtime::controller::{self, Action};
 use kube::runtime::applier;
+use kube::runtime::controller::{self, Action};
 use kube::{Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
@@ -34,10 +34,10 @@ use crate::kube_ext::backoff::{Backoff, Limits};
 const CONCURRENCY: u16 = 4;
 
 /// Delays after errors of one pool.
-const ERRORS: Limits = Limits { first: Duration::from_millis(500), most: Duration::from_secs(300) };
+const ERRORS: Limits = Limits { first: Duration::from_millis(500), most: Duration::from_mins(5) };
 
 /// When a pool at rest is looked at again, in case a watch missed something. Not the same for all.
-const RESYNC: Duration = Duration::from_secs(60 * 60);
+const RESYNC: Duration = Duration::from_hours(1);
 
 /// Limits of the time after which a pool that is not ready is looked at again. What it waits for may be something that
 /// is not watched: a ConfigMap of the user's, somebody else's object, an event.
@@ -109,7 +109,12 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
         triggers,
         config,
     );
-    passes.for_each(|result| std::future::ready(context.report(result))).await;
+    passes
+        .for_each(|result| {
+            context.report(result);
+            std::future::ready(())
+        })
+        .await;
     anyhow::ensure!(stop.is_cancelled(), "the watches of the pools have ended");
     Ok(())
 }
@@ -125,12 +130,10 @@ impl Context {
         Action::requeue(self.errors.failed(key(pool), rand::random()))
     }
 
-    fn report<Queue: std::fmt::Display>(
+    fn report<Queue: std::fmt::Display + 'static>(
         &self,
         result: Result<(impl Sized, Action), controller::Error<PoolError, Queue>>,
-    ) where
-        Queue: 'static,
-    {
+    ) {
         match result {
             // Failures of passes were logged where they happened.
             Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
@@ -151,7 +154,7 @@ fn key(pool: &PoolMeta) -> (String, String) {
 async fn pass(pool: Arc<PoolMeta>, context: Arc<Context>) -> Result<Action, PoolError> {
     let (namespace, name) = key(&pool);
     let span = info_span!("pool", namespace, name, generation = pool.metadata.generation);
-    let work = reconcile(&context.client, &context.settings, &namespace, &name, Timestamp::now());
+    let work = Box::pin(reconcile(&context.client, &context.settings, &namespace, &name, Timestamp::now()));
     async {
         match work.await {
             Ok(progress) => {
@@ -193,13 +196,13 @@ pub async fn reconcile(
     name: &str,
     now: Timestamp,
 ) -> Result<Progress, PoolError> {
-    let Some(observed) = dereference::dereference(client, namespace, name).await? else {
+    let Some(observed) = Box::pin(dereference::dereference(client, namespace, name)).await? else {
         return Ok(Progress::Gone);
     };
     let objects = match validate::validate(&observed, settings) {
         Ok(valid) => {
             let objects = build::build(&valid)?;
-            match apply::apply(client, &valid, objects, observed.live.clone()).await {
+            match Box::pin(apply::apply(client, &valid, objects, observed.live.clone())).await {
                 Ok(set) => Ok(set),
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
                 Err(error) if apply::is_namespace_terminating(&error) => return Ok(Progress::Gone),
@@ -217,7 +220,9 @@ pub async fn reconcile(
 }
 
 fn progress(before: &BuildPoolStatus, next: &BuildPoolStatus, now: Timestamp) -> Progress {
-    let Some(ready) = conditions::find(&next.conditions, conditions::READY) else { return Progress::NotYet(WAIT.first) };
+    let Some(ready) = conditions::find(&next.conditions, conditions::READY) else {
+        return Progress::NotYet(WAIT.first);
+    };
     let known = conditions::find(&before.conditions, conditions::READY);
     if known.is_none_or(|known| (&known.status, &known.reason) != (&ready.status, &ready.reason)) {
         info!(ready = ready.status, reason = ready.reason, "{}", ready.message);

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
 use buildpools_crds::labels;
+use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;

@@ -41,7 +41,8 @@ fn the_configuration_is_what_its_readers_read() {
     let hosts: Vec<&String> = toml["registry"].as_table().unwrap().keys().collect();
     assert_eq!(hosts, ["harbor.example.com", "harbor.example.com:8443", "lab.example.com:5000"]);
     // Both read the same file of an authority.
-    let of_daemon: Vec<&str> = toml["registry"].as_table().unwrap().values().map(|r| r["ca"][0].as_str().unwrap()).collect();
+    let of_daemon: Vec<&str> =
+        toml["registry"].as_table().unwrap().values().map(|r| r["ca"][0].as_str().unwrap()).collect();
     let of_runner: Vec<&str> = member.registries.iter().map(|registry| registry.path.as_str()).collect();
     assert_eq!(of_daemon, of_runner);
 }
@@ -85,7 +86,11 @@ fn what_only_a_restart_takes_up_changes_the_template_and_slots_do_not() {
     }
 
     let mut rotated = observed(&full());
-    rotated.authorities.get_mut("lab-ca").unwrap().insert("ca.crt".into(), crate::fixtures::PEM.replace("MIIB", "MIIC"));
+    rotated
+        .authorities
+        .get_mut("lab-ca")
+        .unwrap()
+        .insert("ca.crt".into(), crate::fixtures::PEM.replace("MIIB", "MIIC"));
     let rotated = build::build(&validate::validate(&rotated, &settings()).unwrap()).unwrap();
     assert_ne!(rotated.stateful_set.spec.unwrap().template, base, "the daemon keeps the authority that it has read");
 }

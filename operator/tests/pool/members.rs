@@ -125,7 +125,8 @@ fn pods_that_the_namespace_refuses() {
         "pods are refused: pods \"fast-0\" is forbidden: violates PodSecurity \"restricted:latest\": unrestricted capabilities; \
          a rootless BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged"
     );
-    let quota = "create Pod fast-0 in StatefulSet fast failed error: pods \"fast-0\" is forbidden: exceeded quota: pods";
+    let quota =
+        "create Pod fast-0 in StatefulSet fast failed error: pods \"fast-0\" is forbidden: exceeded quota: pods";
     let found = look(1, &[], &[event("FailedCreate", quota, 5)]);
     assert!(!found.problems[0].to_string().contains("pod-security"), "{}", found.problems[0]);
 }

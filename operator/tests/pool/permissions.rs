@@ -9,9 +9,7 @@ use serde::Deserialize as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixtures::{
-    NETWORK_POLICY, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, ready, settings,
-};
+use crate::fixtures::{NETWORK_POLICY, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, ready, settings};
 use crate::support::Received;
 
 type Permission = (String, String, String);

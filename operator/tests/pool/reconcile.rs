@@ -106,13 +106,7 @@ async fn a_changed_spec_reaches_what_it_concerns() {
     let changed: Vec<String> = said(&written);
     assert_eq!(
         changed,
-        [
-            "patch configmaps",
-            "patch configmaps",
-            "patch statefulsets",
-            "patch statefulsets",
-            "patch buildpools/status",
-        ]
+        ["patch configmaps", "patch configmaps", "patch statefulsets", "patch statefulsets", "patch buildpools/status",]
     );
     assert_eq!(server.object(POOL).unwrap()["status"]["observedGeneration"], 2);
 }
@@ -127,7 +121,8 @@ async fn an_object_of_ours_that_appears_meanwhile_is_adopted() {
     let first = path.clone();
     server.fail(Fault::Status(404, "NotFound", ""), move |r| r.path == first && r.verb() == "get");
     pass(&server).await;
-    let asked: Vec<String> = server.received().iter().filter(|r| r.path.contains("configmaps")).map(|r| r.verb().to_owned()).collect();
+    let asked: Vec<String> =
+        server.received().iter().filter(|r| r.path.contains("configmaps")).map(|r| r.verb().to_owned()).collect();
     assert_eq!(asked, ["get", "create", "get"]);
     assert_eq!(ready(&server).1, "MembersNotReady");
 }
@@ -259,10 +254,15 @@ async fn refused_pods_are_found_in_the_events_of_the_stateful_set() {
     let server = cluster(&minimal());
     pass(&server).await;
     let uid = server.object(STATEFUL_SET).unwrap()["metadata"]["uid"].clone();
-    let event = |uid: &Value, message: &str| json!({
-        "involvedObject": {"uid": uid}, "reason": "FailedCreate", "message": message, "lastTimestamp": "2026-01-01T00:00:00Z",
-    });
-    server.put(&core("events", "a"), event(&uid, "create Pod fast-0 in StatefulSet fast failed error: violates PodSecurity"));
+    let event = |uid: &Value, message: &str| {
+        json!({
+            "involvedObject": {"uid": uid}, "reason": "FailedCreate", "message": message, "lastTimestamp": "2026-01-01T00:00:00Z",
+        })
+    };
+    server.put(
+        &core("events", "a"),
+        event(&uid, "create Pod fast-0 in StatefulSet fast failed error: violates PodSecurity"),
+    );
     server.put(&core("events", "b"), event(&json!("other"), "something else"));
     pass(&server).await;
     let (_, reason, message) = ready(&server);

@@ -53,7 +53,11 @@ fn a_pool_that_cannot_be_changed_still_counts_its_members() {
     let status = compute(&seen, Err(&problems), now());
     let ready = conditions::find(&status.conditions, "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "NameConflict"));
-    assert!(ready.message.starts_with("1 of 2 members are ready; PersistentVolumeClaim cache-fast-1"), "{}", ready.message);
+    assert!(
+        ready.message.starts_with("1 of 2 members are ready; PersistentVolumeClaim cache-fast-1"),
+        "{}",
+        ready.message
+    );
     assert!(ready.message.contains("; spec.cache.size: \"x\" is not"), "{}", ready.message);
     assert_eq!(status.ready_members, Some(1));
 }

@@ -53,7 +53,11 @@ fn an_authority_that_is_no_certificate_is_named() {
     let found = problems(&seen);
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].reason(), reasons::CERTIFICATE_AUTHORITY_INVALID);
-    assert!(found[0].to_string().starts_with("spec.registries[2].caRef: key ca.crt of ConfigMap lab-ca"), "{}", found[0]);
+    assert!(
+        found[0].to_string().starts_with("spec.registries[2].caRef: key ca.crt of ConfigMap lab-ca"),
+        "{}",
+        found[0]
+    );
     assert!(!found[0].to_string().contains("PRIVATE"), "what is there may be secret");
 }
 
@@ -64,8 +68,16 @@ fn quantities_that_cannot_be_are_named_with_their_field() {
         ("/cache/size", json!("many"), "spec.cache.size: \"many\" is not"),
         ("/pod/resources/limits/memory", json!("8GB"), "spec.pod.resources.limits.memory: \"8GB\" is not"),
         ("/pod/resources/requests/cpu", json!(-1), "spec.pod.resources.requests.cpu: \"-1\" is not"),
-        ("/pod/resources/requests/memory", json!("9Gi"), "spec.pod.resources.requests.memory: 9Gi is more than the limit 8Gi"),
-        ("/pod/resources/limits/cpu", json!("1999m"), "spec.pod.resources.requests.cpu: 2 is more than the limit 1999m"),
+        (
+            "/pod/resources/requests/memory",
+            json!("9Gi"),
+            "spec.pod.resources.requests.memory: 9Gi is more than the limit 8Gi",
+        ),
+        (
+            "/pod/resources/limits/cpu",
+            json!("1999m"),
+            "spec.pod.resources.requests.cpu: 2 is more than the limit 1999m",
+        ),
     ] {
         let mut spec = full();
         *spec.pointer_mut(path).unwrap() = value;
@@ -91,7 +103,10 @@ fn an_object_of_each_kind_that_is_not_ours_is_a_conflict() {
         |o, m| o.live.config_map.get_or_insert_default().metadata = m,
         |o, m| o.live.service.get_or_insert_default().metadata = m,
         |o, m| o.live.service_account.get_or_insert_default().metadata = m,
-        |o, m| o.live.role_binding = Some(from_value(json!({"metadata": m, "roleRef": {"apiGroup": "", "kind": "", "name": ""}})).unwrap()),
+        |o, m| {
+            o.live.role_binding =
+                Some(from_value(json!({"metadata": m, "roleRef": {"apiGroup": "", "kind": "", "name": ""}})).unwrap());
+        },
         |o, m| o.live.network_policy.get_or_insert_default().metadata = m,
     ];
     for (kind, put) in
@@ -125,7 +140,8 @@ fn an_object_of_each_kind_that_is_not_ours_is_a_conflict() {
 #[test]
 fn a_volume_is_ours_by_its_labels() {
     let mut seen = observed(&minimal());
-    let claim = |labels: Value| vec![from_value(json!({"metadata": {"name": "cache-fast-0", "labels": labels}})).unwrap()];
+    let claim =
+        |labels: Value| vec![from_value(json!({"metadata": {"name": "cache-fast-0", "labels": labels}})).unwrap()];
     seen.claims = claim(json!({"buildpools.dev/pool": "fast", "app.kubernetes.io/managed-by": "buildpools"}));
     validate::validate(&seen, &settings()).unwrap();
     for labels in [

@@ -100,12 +100,7 @@ impl Location {
             rest => rest,
         };
         let part = |index: usize| rest.get(index).map(|part| (*part).to_owned());
-        Self {
-            group: group.to_owned(),
-            resource: part(0).unwrap_or_default(),
-            name: part(1),
-            subresource: part(2),
-        }
+        Self { group: group.to_owned(), resource: part(0).unwrap_or_default(), name: part(1), subresource: part(2) }
     }
 }
 
@@ -191,7 +186,11 @@ impl ApiServer {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: query.split('&').filter_map(|pair| pair.split_once('=')).map(decode).collect(),
-            content_type: parts.headers.get("content-type").map(|v| v.to_str().expect("text").to_owned()).unwrap_or_default(),
+            content_type: parts
+                .headers
+                .get("content-type")
+                .map(|v| v.to_str().expect("text").to_owned())
+                .unwrap_or_default(),
             body: if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).expect("JSON") },
         };
         let fault = {
@@ -224,7 +223,10 @@ fn decode((key, value): (&str, &str)) -> (String, String) {
 }
 
 fn failure(code: u16, reason: &str, message: &str) -> (u16, Value) {
-    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}))
+    (
+        code,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}),
+    )
 }
 
 impl State {

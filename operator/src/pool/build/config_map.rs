@@ -25,10 +25,7 @@ pub(super) struct Configuration {
 
 impl Configuration {
     pub(super) fn of(pool: &ValidPool) -> Result<Self, BuildError> {
-        Ok(Self {
-            buildkitd: toml::to_string(&buildkitd(pool))?,
-            runner: serde_json::to_string_pretty(&member(pool))?,
-        })
+        Ok(Self { buildkitd: toml::to_string(&buildkitd(pool))?, runner: serde_json::to_string_pretty(&member(pool))? })
     }
 
     /// Hash of all that a member reads only when it starts; buildkitd keeps the authorities that it has read.
@@ -92,6 +89,7 @@ struct Workers {
 /// is collected, which happens between builds only.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools, reason = "so it is in buildkitd.toml")]
 struct OciWorker {
     enabled: bool,
     rootless: bool,
