@@ -13,6 +13,7 @@ use super::layout::Layout;
 use super::process::Process;
 use super::steps::Step;
 use super::{containerd, control_plane, dns, images, kubelet, network, node, pki, registry, storage, teardown, tools};
+use crate::fixtures::{git, samples};
 
 /// How long a running cluster has to answer before it counts as broken.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -91,9 +92,10 @@ async fn start(layout: &Layout, images: &images::Images) -> Result<ClusterInfo> 
     kubelet::wait(layout, &client, &node).await?;
     step.done();
 
-    let step = Step::new("images imported, registry seeded");
+    let step = Step::new("images imported, registry and git server seeded");
     imports.await??;
     registry::push(layout, &info, &images.busybox, "library/busybox:stable")?;
+    git::publish(&info.git_root, "demo/hello.git", &samples::hello(), "main").await?;
     step.done();
     for process in Process::all(layout) {
         process.check()?;
