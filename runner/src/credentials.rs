@@ -82,15 +82,12 @@ impl Mounted {
     fn credentials(&self, files: &Files, warnings: &mut Vec<String>) -> Credentials {
         let mut credentials = Credentials::default();
         for (mounted, content) in self.config.credentials.iter().zip(&files.credentials) {
-            match content {
-                Some(json) => {
-                    let found = credentials.add_docker_config(&format!("Secret {}", mounted.secret), json);
-                    warnings.extend(found.iter().map(ToString::to_string));
-                }
-                None => {
-                    let secret = &mounted.secret;
-                    warnings.push(format!("Secret {secret} does not exist or has no key .dockerconfigjson"));
-                }
+            let secret = &mounted.secret;
+            if let Some(json) = content {
+                let found = credentials.add_docker_config(&format!("Secret {secret}"), json);
+                warnings.extend(found.iter().map(ToString::to_string));
+            } else {
+                warnings.push(format!("Secret {secret} does not exist or has no key .dockerconfigjson"));
             }
         }
         credentials

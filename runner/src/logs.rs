@@ -76,9 +76,10 @@ pub struct JobLog {
 }
 
 impl JobLog {
-    /// Writes one line.
+    /// Writes one line, or as many as the text has: an error may quote what a program printed.
     pub fn line(&self, text: impl std::fmt::Display) {
-        self.logs.push(format!("{}{text}\n", self.prefix));
+        let text = text.to_string();
+        self.logs.push(text.lines().flat_map(|line| [self.prefix.as_str(), line, "\n"]).collect());
     }
 }
 
@@ -118,6 +119,30 @@ fn write_all(lines: &Receiver<String>, shared: &Shared, out: impl Write) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn every_line_of_a_text_begins_with_the_jobs_name() {
+        let out = Memory::default();
+        let (logs, flush) = Logs::start(out.clone());
+        logs.job("app").line("#1 ERROR: git:\nfatal: no\n\n: exit status 128");
+        drop(logs);
+        flush.wait();
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text, "[app] #1 ERROR: git:\n[app] fatal: no\n[app] \n[app] : exit status 128\n");
+    }
 
     /// Blocks until it may write.
     struct Stuck {

@@ -7,6 +7,9 @@ use buildpools_runner::{probe, run};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// The client's own lines about failed calls are left out: whoever makes a call says what it means.
+const LOG: &str = "info,kube_client=off";
+
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.command {
@@ -25,7 +28,7 @@ fn main() -> ExitCode {
 fn start(settings: buildpools_runner::cli::Settings) -> ExitCode {
     // stdout belongs to the builds' logs.
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG)))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();

@@ -14,7 +14,7 @@ use kube::{Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::Identity;
-use crate::api::ApiServer;
+use crate::api::{ApiServer, describe};
 use crate::decide::{Event, Uid};
 
 /// What the pool says about builds, as it is now.
@@ -58,7 +58,7 @@ pub async fn jobs(
                     on_synced();
                 }
             }
-            Err(error) => tracing::warn!("watching jobs: {error}"),
+            Err(error) => tracing::warn!("watching jobs: {}", describe(&error)),
         }
     }
 }
@@ -90,7 +90,7 @@ pub async fn pool(
             }
             // A pool that is deleted takes its pods with it: builds that run may end by what they were started with.
             Ok(Watched::Delete(_) | Watched::Init | Watched::InitDone) => {}
-            Err(error) => tracing::warn!("watching the pool: {error}"),
+            Err(error) => tracing::warn!("watching the pool: {}", describe(&error)),
         }
     }
 }

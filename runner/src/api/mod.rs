@@ -217,6 +217,20 @@ fn is_finished(status: &BuildJobStatus, attempt: i32, result: &Outcome, name: &s
     found == Some(expected)
 }
 
+/// An error with its causes: kube's own text of a connection error is "client error (Connect)".
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 async fn call<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Refusal> {
     match tokio::time::timeout(CALL, request).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -233,7 +247,7 @@ fn refusal(error: kube::Error) -> Refusal {
             429 | 500.. => Refusal::Unsure(format!("{} {}", status.code, status.message)),
             code => Refusal::Refused { code, message: status.message },
         },
-        error => Refusal::Unsure(error.to_string()),
+        error => Refusal::Unsure(describe(&error)),
     }
 }
 

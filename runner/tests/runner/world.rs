@@ -201,9 +201,8 @@ impl World {
                 changes.changed().await.unwrap();
             }
         };
-        if tokio::time::timeout(SOON, wait).await.is_err() {
-            panic!("waiting in vain: {what}; requests {:#?}", self.api.requests());
-        }
+        let met = tokio::time::timeout(SOON, wait).await;
+        assert!(met.is_ok(), "waiting in vain: {what}; requests {:#?}", self.api.requests());
     }
 
     pub async fn until_solved(&self, reference: &str) {
