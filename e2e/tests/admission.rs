@@ -205,13 +205,12 @@ async fn create(api: &Api<DynamicObject>, parameters: &PostParams, object: &Valu
 }
 
 fn set(object: &mut Value, path: &str, value: Value) {
-    let (parents, last) = path.rsplit_once('.').unwrap();
+    let (parents, last) = path.rsplit_once('.').unwrap_or_else(|| panic!("{path} has one part only"));
     let parent = parents.split('.').fold(object, |object, key| &mut object[key]);
-    let parent = parent.as_object_mut().unwrap();
     if value.is_null() {
-        parent.remove(last);
+        parent.as_object_mut().map(|parent| parent.remove(last));
     } else {
-        parent.insert(last.to_owned(), value);
+        parent[last] = value;
     }
 }
 

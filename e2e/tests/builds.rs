@@ -203,7 +203,7 @@ async fn faults_of_the_user_have_their_own_reasons() {
                 tenant
                     .job("too-long", "main")
                     .inline("FROM scratch\n")
-                    .spec(|spec| spec.timeout = Some(std::time::Duration::from_secs(3600).into())),
+                    .spec(|spec| spec.timeout = Some(std::time::Duration::from_hours(1).into())),
                 FailureReason::PolicyDenied,
             ),
         ];

@@ -304,7 +304,7 @@ pub struct PoolMember {
 }
 
 fn default_max_build_duration() -> Duration {
-    std::time::Duration::from_secs(3600).into()
+    std::time::Duration::from_hours(1).into()
 }
 
 fn default_ca_key() -> String {

@@ -24,7 +24,7 @@ impl<'a> PoolBuilder<'a> {
     pub(super) fn new(tenant: &'a Tenant, name: &str) -> Self {
         let mut spec = BuildPoolSpec::default();
         spec.cache.size = "1Gi".into();
-        spec.max_build_duration = Duration::from_secs(300).into();
+        spec.max_build_duration = Duration::from_mins(5).into();
         spec.credentials = vec![PoolCredential { secret_ref: LocalReference { name: LOGIN.into() } }];
         spec.registries = vec![RegistrySettings {
             host: tenant.environment.cluster.registry.clone(),

@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 
 /// How long a test waits for something that should happen within seconds. Generous: machines differ, and a test that
 /// waits for a condition loses no time by it.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// How long a test waits for a whole build, with the start of a member.
-pub const BUILD: Duration = Duration::from_secs(180);
+pub const BUILD: Duration = Duration::from_mins(3);
 
 /// Watches the object until the predicate holds; the predicate sees `None` while the object does not exist.
 ///
@@ -49,16 +49,14 @@ where
             }
         }
     };
-    match tokio::time::timeout(limit, watch).await {
-        Ok(result) => result.map(|()| last),
-        Err(_) => {
-            let seen = match &last {
-                Some(object) => serde_yaml::to_string(object)?,
-                None => "it does not exist".to_owned(),
-            };
-            anyhow::bail!("{name}: waited {limit:?} in vain: {what}; last seen:\n{seen}")
-        }
+    if let Ok(result) = tokio::time::timeout(limit, watch).await {
+        return result.map(|()| last);
     }
+    let seen = match &last {
+        Some(object) => serde_yaml::to_string(object)?,
+        None => "it does not exist".to_owned(),
+    };
+    anyhow::bail!("{name}: waited {limit:?} in vain: {what}; last seen:\n{seen}")
 }
 
 /// Runs `probe` every 100 ms until it gives a value, for what cannot be watched (files, processes).
