@@ -1,10 +1,15 @@
 //! How a pool's members fare, told from their pods. Pure.
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::ResourceExt as _;
 
 use super::problem::Problem;
+
+/// How long a pod may be without a node before that is called a problem. The scheduler's first try often fails for a
+/// moment's reason: the volume's claim was just made, or just got its owner.
+const SCHEDULING_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// How the members fare.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +25,7 @@ pub struct Members {
 }
 
 /// Looks at the pods of a StatefulSet. `events` are the StatefulSet's, read when pods are missing.
-pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: &[Event]) -> Members {
+pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: &[Event], now: Timestamp) -> Members {
     let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
     let mut pods: Vec<&Pod> = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
     pods.sort_by_key(|pod| ordinal(pod));
@@ -29,7 +34,7 @@ pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: 
         if is_ready(pod) {
             members.ready += 1;
         } else {
-            members.problems.extend(problem(pod));
+            members.problems.extend(problem(pod, now));
         }
     }
     if i32::try_from(pods.len()).is_ok_and(|found| found < desired) {
@@ -55,10 +60,14 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// What stands in the way of one pod, if it can be told.
-fn problem(pod: &Pod) -> Option<Problem> {
+fn problem(pod: &Pod, now: Timestamp) -> Option<Problem> {
     let name = pod.name_any();
     let unschedulable = condition(pod, "PodScheduled").filter(|c| c.status == "False" && c.message.is_some());
     if let Some(condition) = unschedulable {
+        let since = condition.last_transition_time.as_ref().map(|time| now.duration_since(time.0));
+        if since.is_some_and(|since| since < SCHEDULING_PATIENCE) {
+            return None;
+        }
         let message = condition.message.clone().unwrap_or_default();
         return Some(Problem::Unschedulable { pod: name, message });
     }

@@ -2,11 +2,12 @@
 
 use buildpools_operator::pool::members::{self, Members};
 use buildpools_operator::pool::reasons;
+use jiff::ToSpan as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use serde_json::{Value, from_value, json};
 
-use crate::fixtures::{pod, ready_status};
+use crate::fixtures::{now, pod, ready_status};
 
 fn set(replicas: i32) -> StatefulSet {
     from_value(json!({
@@ -20,7 +21,7 @@ fn set(replicas: i32) -> StatefulSet {
 fn look(replicas: i32, pods: &[Value], events: &[Value]) -> Members {
     let pods: Vec<Pod> = pods.iter().map(|pod| from_value(pod.clone()).unwrap()).collect();
     let events: Vec<Event> = events.iter().map(|event| from_value(event.clone()).unwrap()).collect();
-    members::look(&set(replicas), pods.iter(), &events)
+    members::look(&set(replicas), pods.iter(), &events, now())
 }
 
 /// The only problem of one pod with this status.
@@ -48,10 +49,14 @@ fn ready_members_are_counted_and_those_that_end_are_not() {
 
 #[test]
 fn a_pod_without_a_node() {
-    let status = json!({"conditions": [{
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient memory.",
-    }]});
-    let (reason, message) = problem(&status);
+    let since = |ago: i64| {
+        json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 Insufficient memory.", "lastTransitionTime": (now() - ago.seconds()).to_string(),
+        }]})
+    };
+    assert_eq!(look(1, &[pod("fast-0", "set", &since(4))], &[]).problems, [], "the scheduler's first try may fail");
+    let (reason, message) = problem(&since(5));
     assert_eq!(reason, reasons::UNSCHEDULABLE);
     assert_eq!(message, "no node takes pod fast-0: 0/1 nodes are available: 1 Insufficient memory.");
 }
@@ -153,5 +158,8 @@ fn members_of_an_older_template_are_named_in_order() {
     let pods: Vec<Pod> = vec![from_value(old("fast-0")).unwrap()];
     let mut unseen = set(1);
     unseen.metadata.generation = Some(3);
-    assert!(members::look(&unseen, pods.iter(), &[]).outdated.is_empty(), "the newest revision is not known yet");
+    assert!(
+        members::look(&unseen, pods.iter(), &[], now()).outdated.is_empty(),
+        "the newest revision is not known yet"
+    );
 }
