@@ -9,6 +9,11 @@ export CLUSTER=${CLUSTER:-buildpools}
 export PATH=$CACHE/tools/bin:$PATH
 BIN=$CARGO_TARGET_DIR/debug
 
+command -v cargo >/dev/null || {
+  echo "Rust is missing: install it from https://rustup.rs and put cargo on the PATH" >&2
+  exit 1
+}
+
 # step TITLE COMMAND…: runs the command; when it fails, says which step it was and what to do.
 step() {
   local title=$1 began=$SECONDS
