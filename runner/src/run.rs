@@ -26,7 +26,7 @@ use crate::watch::{self as watches, PoolSettings};
 
 /// How often the API server is asked for something small (see [`ApiServer::touch`]) and the credentials are looked at.
 /// Less than the 90 s after which the API server closes an idle connection.
-const TOUCH_EVERY: Duration = Duration::from_secs(20);
+const TOUCH_EVERY: Duration = Duration::from_secs(45);
 
 /// Until the pool is known. No build starts before: there are no slots.
 const UNKNOWN_POOL: PoolSettings = PoolSettings { slots: 0, max_build_duration: Duration::ZERO };

@@ -130,11 +130,6 @@ impl Core {
         self.draining && self.jobs.values().all(|entry| entry.doing == Doing::Waiting)
     }
 
-    /// Whether no more jobs are taken.
-    pub fn draining(&self) -> bool {
-        self.draining
-    }
-
     /// Takes an event.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match event {
