@@ -141,7 +141,7 @@ impl fmt::Display for Problem {
                 "spec.registries[{index}].caRef: key {key} of ConfigMap {config_map} holds no PEM certificate (-----BEGIN CERTIFICATE-----): correct it"
             ),
             Self::QuantityInvalid { field, value } => {
-                write!(f, "{field}: {value:?} is not a quantity above zero, for example 50Gi: correct it")
+                write!(f, "{field}: {value:?} is not a usable quantity: write for example 50Gi")
             }
             Self::RequestAboveLimit { resource, request, limit } => write!(
                 f,

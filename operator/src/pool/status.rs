@@ -46,7 +46,8 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     let mut next = observed.pool.status.clone().unwrap_or_default();
     // Members live on when the pool's newest form cannot be had.
     let set = objects.ok().or(observed.live.stateful_set.as_ref());
-    let found = set.map(|set| members::look(set, observed.members(), &observed.events, now)).unwrap_or_default();
+    let none = Members { desired: observed.pool.spec.scaling.min_members, ..Members::default() };
+    let found = set.map_or(none, |set| members::look(set, observed.members(), &observed.events, now));
     let in_the_way = objects.err().unwrap_or(&found.problems);
     let (status, reason, message) = ready(&found, in_the_way);
 

@@ -203,7 +203,7 @@ fn quantities(
     let mut valid = BTreeMap::new();
     for (resource, value) in fields {
         let value = text(value);
-        if quantity::thousandths(&value).is_some_and(|thousandths| thousandths > 0) {
+        if quantity::thousandths(&value).is_some_and(|thousandths| thousandths >= 0) {
             valid.insert(resource.clone(), Quantity(value));
         } else {
             problems.push(Problem::QuantityInvalid { field: format!("spec.pod.resources.{list}.{resource}"), value });

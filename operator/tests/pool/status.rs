@@ -39,6 +39,11 @@ fn without_members_it_is_not_ready() {
     let ready = conditions::find(&status.conditions, "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "MembersNotReady"));
     assert_eq!(ready.message, "0 of 2 members are ready");
+
+    let problem = [Problem::ForeignVolume { name: "cache-fast-0".into() }];
+    let status = compute(&observed(&minimal()), Err(&problem), now());
+    let message = &conditions::find(&status.conditions, "Ready").unwrap().message;
+    assert!(message.starts_with("0 of 1 members are ready; "), "{message}");
 }
 
 #[test]
