@@ -1,4 +1,12 @@
 //! The operator of buildpools.
+//!
+//! - [`pool`]: makes each BuildPool's objects.
+//! - [`dispatch`]: gives BuildJobs to members of their pools.
+//! - [`runtime`]: the process around them: leader election, health, start and stop.
+//! - [`kube_ext`]: what both need of the Kubernetes client.
 
+pub mod cli;
+pub mod dispatch;
 pub mod kube_ext;
 pub mod pool;
+pub mod runtime;

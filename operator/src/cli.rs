@@ -1,0 +1,86 @@
+//! Flags. Each can be given as an environment variable.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, ValueEnum};
+
+use crate::{dispatch, pool};
+
+/// The operator of buildpools.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "buildpools-operator", version)]
+pub struct Cli {
+    /// Image of the runner, the container beside each daemon
+    #[arg(long, env = "RUNNER_IMAGE")]
+    pub runner_image: String,
+
+    /// Image of buildkitd (rootless) for pools that name none
+    #[arg(long, env = "BUILDKIT_IMAGE")]
+    pub buildkit_image: String,
+
+    /// Name of this pod: the identity in leader election, unique among the operator's processes
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+
+    /// Namespace of this pod, where the lease is
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub pod_namespace: String,
+
+    /// Name of the lease
+    #[arg(long, env = "LEASE_NAME", default_value = "buildpools-operator")]
+    pub lease_name: String,
+
+    /// Address of /livez and /readyz
+    #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:8081")]
+    pub health_addr: SocketAddr,
+
+    /// Which log lines to write, for example `info,buildpools_operator=debug`
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+
+    /// How to write log lines
+    #[arg(long, env = "LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Cli {
+    /// Identity in leader election.
+    pub fn identity(&self) -> String {
+        self.pod_name.clone()
+    }
+
+    /// Settings of the pools' controller.
+    pub fn pool_settings(&self) -> pool::Settings {
+        pool::Settings { runner_image: self.runner_image.clone(), buildkit_image: self.buildkit_image.clone() }
+    }
+
+    /// Settings of the dispatcher.
+    pub fn dispatch_settings(&self) -> dispatch::Settings {
+        dispatch::Settings { instance: self.pod_name.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn every_flag_has_a_variable() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let without: Vec<_> =
+            command.get_arguments().filter(|arg| arg.get_env().is_none()).map(|arg| arg.get_id().as_str()).collect();
+        assert!(without.iter().all(|id| ["help", "version"].contains(id)), "{without:?}");
+    }
+}

@@ -1,0 +1,201 @@
+//! Jobs: gives waiting BuildJobs to members of their pools.
+//!
+//! ```text
+//!  watches ──▶ world ──▶ schedule ──▶ write ──▶ API server
+//!                ▲        (pure)        │
+//!                └── answers to writes ─┘
+//! ```
+//!
+//! One task owns the [`world`]. It wakes with every event, decides about the pools that the event touches, and starts
+//! the writes; from the creation of a job to its binding there is one hop of a watch and one write. Nothing is polled:
+//! the one timer runs to the next moment at which time alone changes a decision.
+
+pub mod events;
+pub mod schedule;
+pub mod view;
+pub mod world;
+pub mod write;
+
+use std::time::Duration;
+
+use buildpools_crds::labels;
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
+use futures::stream::{BoxStream, FuturesUnordered, Stream, StreamExt as _};
+use futures::{FutureExt as _, future};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use self::events::Announcer;
+use self::schedule::{Action, Decision};
+use self::view::{Job, Member, Pool};
+use self::world::{Change, Seen, Settled, World};
+use self::write::Writer;
+use crate::runtime::readiness::Gate;
+
+/// Events that are taken in before decisions are made. More would delay the first of a burst.
+const BURST: usize = 256;
+
+/// Time that writes under way get when the dispatcher is stopped.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Settings of the dispatcher.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of this process in events.
+    pub instance: String,
+}
+
+/// Runs until stopped, then finishes the writes that are under way.
+///
+/// # Errors
+/// When a watch ends without having been stopped.
+pub async fn run(client: Client, settings: Settings, gate: Gate, stop: CancellationToken) -> anyhow::Result<()> {
+    let writer = Writer::new(client.clone(), Announcer::new(client.clone(), settings.instance));
+    Dispatcher::new(writer).run(watch(&client), gate, stop).await
+}
+
+struct Dispatcher {
+    world: World,
+    writer: Writer,
+    writes: FuturesUnordered<future::BoxFuture<'static, (Job, Settled)>>,
+}
+
+impl Dispatcher {
+    fn new(writer: Writer) -> Self {
+        Self { world: World::default(), writer, writes: FuturesUnordered::new() }
+    }
+
+    async fn run(
+        mut self,
+        mut watches: impl Stream<Item = Seen> + Unpin,
+        gate: Gate,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let look = self.world.next_look();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some((job, settled)) = self.writes.next() => self.world.settle(&job, settled),
+                seen = watches.next() => {
+                    let Some(seen) = seen else { anyhow::bail!("the watches of the dispatcher have ended") };
+                    self.world.see(seen, Timestamp::now());
+                }
+                () = until(look) => {}
+            }
+            self.take_in_what_is_there(&mut watches);
+            if self.world.is_synced() && gate.open() {
+                info!("all jobs, pools and members are known");
+            }
+            self.decide(Timestamp::now());
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    /// Events that came together are decided about together.
+    fn take_in_what_is_there(&mut self, watches: &mut (impl Stream<Item = Seen> + Unpin)) {
+        for _ in 0..BURST {
+            match watches.next().now_or_never() {
+                Some(Some(seen)) => self.world.see(seen, Timestamp::now()),
+                _ => break,
+            }
+        }
+        while let Some(Some((job, settled))) = self.writes.next().now_or_never() {
+            self.world.settle(&job, settled);
+        }
+    }
+
+    fn decide(&mut self, now: Timestamp) {
+        for pool in self.world.due(now) {
+            for decision in self.world.plan(&pool, now).decisions {
+                let slot_of = match &decision.action {
+                    Action::Bind(member) => Some(member.uid.clone()),
+                    _ => None,
+                };
+                self.world.begin(&decision.job, slot_of);
+                self.start(decision);
+            }
+        }
+    }
+
+    fn start(&mut self, decision: Decision) {
+        let writer = self.writer.clone();
+        // A task of its own: a write goes on while the loop decides about others.
+        let task = tokio::spawn(async move { (writer.write(&decision).await, decision.job) });
+        self.writes.push(
+            async move {
+                match task.await {
+                    Ok((settled, job)) => (job, settled),
+                    // The task is not aborted, so it has panicked: what it did is unknown, and so is the state.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                }
+            }
+            .boxed(),
+        );
+    }
+
+    async fn drain(mut self) {
+        let pending = self.writes.len();
+        let rest = async { while self.writes.next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, rest).await.is_err() {
+            warn!(pending, "stopped before all writes were answered");
+        }
+    }
+}
+
+async fn until(time: Option<Timestamp>) {
+    match time {
+        Some(time) => {
+            let wait = time.duration_since(Timestamp::now());
+            tokio::time::sleep(wait.try_into().unwrap_or_default()).await;
+        }
+        None => future::pending().await,
+    }
+}
+
+/// The three watches. Jobs that have ended are not among what is watched.
+fn watch(client: &Client) -> BoxStream<'static, Seen> {
+    let jobs = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
+    let members = watcher::Config::default().labels(&members);
+    futures::stream::select_all([
+        guarded::<BuildJob, _>(client, jobs, |event| {
+            Seen::Job(Change::of(event, |job| Box::new(Job::of(job)), |job| Box::new(Job::of(job))))
+        }),
+        guarded::<BuildPool, _>(client, watcher::Config::default(), |event| {
+            Seen::Pool(Change::of(event, |pool| Pool::of(&pool), |pool| Pool::of(&pool)))
+        }),
+        guarded::<Pod, _>(client, members, |event| {
+            Seen::Pod(Change::of(event, |pod| Member::of(&pod), |pod| Member::last_of(&pod)))
+        }),
+    ])
+    .boxed()
+}
+
+/// A watch that goes on whatever happens: one object that cannot be read does not stop it.
+fn guarded<K, F>(client: &Client, config: watcher::Config, mut map: F) -> BoxStream<'static, Seen>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
+    F: FnMut(watcher::Event<DeserializeGuard<K>>) -> Seen + Send + 'static,
+{
+    watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config)
+        .default_backoff()
+        .filter_map(move |event| {
+            future::ready(match event {
+                Ok(event) => Some(map(event)),
+                Err(error) => {
+                    warn!(kind = %K::kind(&()), %error, "a watch failed and is begun again");
+                    None
+                }
+            })
+        })
+        .boxed()
+}

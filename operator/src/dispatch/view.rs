@@ -1,0 +1,236 @@
+//! What the dispatcher keeps of jobs, members and pools: a few words of each, so that thousands of jobs with their
+//! inline contexts do not live in memory.
+
+use std::time::Duration;
+
+use buildpools_crds::labels;
+use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, FailureReason, std_duration};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use kube::ResourceExt as _;
+use kube::core::ObjectMeta;
+
+use crate::kube_ext::owner;
+
+/// Namespace and name of an object.
+pub type Key = (String, String);
+
+/// Key of an object. Everything that is dispatched is namespaced.
+pub fn key(meta: &ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// A job.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Job {
+    /// Namespace and name.
+    pub key: Key,
+    /// UID.
+    pub uid: String,
+    /// Version that `status` is of.
+    pub version: String,
+    /// When it was created; the API has whole seconds.
+    pub created: Timestamp,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Name of the pool that it asks for, in its own namespace.
+    pub pool: String,
+    /// Time that the build may run, if the job says so.
+    pub timeout: Option<Duration>,
+    /// Status.
+    pub status: BuildJobStatus,
+}
+
+impl Job {
+    /// The job of an object.
+    pub fn of(job: BuildJob) -> Self {
+        Self {
+            key: key(&job.metadata),
+            uid: job.uid().unwrap_or_default(),
+            created: job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
+            deleting: job.metadata.deletion_timestamp.is_some(),
+            version: job.metadata.resource_version.unwrap_or_default(),
+            pool: job.spec.pool_ref.name,
+            timeout: job.spec.timeout.map(std_duration),
+            status: job.status.unwrap_or_default(),
+        }
+    }
+
+    /// The object again, as far as a status write needs it.
+    pub fn object(&self) -> BuildJob {
+        let mut job = BuildJob::default();
+        job.metadata.namespace = Some(self.key.0.clone());
+        job.metadata.name = Some(self.key.1.clone());
+        job.metadata.uid = Some(self.uid.clone());
+        job.metadata.resource_version = Some(self.version.clone());
+        job.status = Some(self.status.clone());
+        job
+    }
+
+    /// The pool that it asks for.
+    pub fn pool_key(&self) -> Key {
+        (self.key.0.clone(), self.pool.clone())
+    }
+}
+
+/// A pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Builds that one member runs at a time.
+    pub builds_per_member: usize,
+    /// Longest time that a build may run.
+    pub max_build_duration: Duration,
+}
+
+impl Pool {
+    /// A pool that exists and cannot be read: nothing is known but that it is there.
+    pub fn unreadable() -> Self {
+        Self { deleting: false, builds_per_member: 0, max_build_duration: Duration::MAX }
+    }
+
+    /// The pool of an object.
+    pub fn of(pool: &BuildPool) -> Self {
+        Self {
+            deleting: pool.metadata.deletion_timestamp.is_some(),
+            builds_per_member: usize::try_from(pool.spec.scaling.builds_per_member).unwrap_or(0),
+            max_build_duration: std_duration(pool.spec.max_build_duration),
+        }
+    }
+}
+
+/// A pod of a pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod.
+    pub uid: String,
+    /// Number at the end of the pod's name.
+    pub ordinal: u32,
+    /// Whether the pod takes builds now.
+    pub ready: bool,
+    /// Whether the pod will take no build any more.
+    pub leaving: bool,
+    /// Why nothing of the pod runs any more; `None` while something may.
+    pub gone: Option<Gone>,
+    /// Whether the pod's object is not there any more.
+    pub deleted: bool,
+}
+
+/// A pod of which nothing runs any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gone {
+    /// Reason for the attempts that ran there.
+    pub reason: FailureReason,
+    /// What happened.
+    pub message: String,
+}
+
+impl Gone {
+    /// The pod is not there, and nothing is known of its end.
+    pub fn absent(pod: &str) -> Self {
+        Self { reason: FailureReason::PodEvicted, message: format!("pod {pod} does not exist any more") }
+    }
+}
+
+impl Member {
+    /// The member and its pool, if the pod is one: a label alone, which anybody may set who may create pods, gives no
+    /// builds away.
+    pub fn of(pod: &Pod) -> Option<(Key, Self)> {
+        let pool = pod.labels().get(labels::POOL)?;
+        let owner = owner::controller(&pod.metadata)?;
+        if owner.kind != "StatefulSet" || owner.name != buildpools_crds::names::stateful_set(pool) {
+            return None;
+        }
+        let name = pod.name_any();
+        let status = pod.status.as_ref();
+        let ended = status
+            .and_then(|status| status.phase.as_deref())
+            .is_some_and(|phase| phase == "Failed" || phase == "Succeeded");
+        let terminating = pod.metadata.deletion_timestamp.is_some();
+        let member = Self {
+            ordinal: name.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(u32::MAX),
+            uid: pod.uid().unwrap_or_default(),
+            ready: condition(pod, "Ready").is_some_and(|ready| ready.status == "True"),
+            leaving: terminating || ended,
+            gone: gone(pod),
+            deleted: false,
+            pod: name,
+        };
+        Some(((pod.namespace().unwrap_or_default(), pool.clone()), member))
+    }
+
+    /// The member as it was seen last, now that its object is gone.
+    pub fn last_of(pod: &Pod) -> Option<(Key, Self)> {
+        let (pool, member) = Self::of(pod)?;
+        let gone = member.gone.clone().unwrap_or_else(|| cause(pod));
+        Some((pool, member.deleted(gone)))
+    }
+
+    /// The same member, now that its object is gone.
+    #[must_use]
+    pub fn deleted(self, gone: Gone) -> Self {
+        Self { ready: false, leaving: true, deleted: true, gone: self.gone.or(Some(gone)), ..self }
+    }
+}
+
+/// Whether nothing of the pod runs any more, and why: it has ended or is being deleted, and the kubelet has reported
+/// the end of all its containers. A pod that was declared Failed from afar, because its node does not answer, still
+/// has containers without an end: there the build may still run.
+pub fn gone(pod: &Pod) -> Option<Gone> {
+    let status = pod.status.as_ref()?;
+    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    if !ended && pod.metadata.deletion_timestamp.is_none() {
+        return None;
+    }
+    all_terminated(status).then(|| cause(pod))
+}
+
+fn all_terminated(status: &PodStatus) -> bool {
+    let mut containers =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).peekable();
+    containers.peek().is_some()
+        && containers.all(|container| container.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+}
+
+fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == type_)
+}
+
+/// Why a pod came to its end (<https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions>).
+fn cause(pod: &Pod) -> Gone {
+    let name = pod.name_any();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("unknown");
+    let disruption = condition(pod, "DisruptionTarget").filter(|condition| condition.status == "True");
+    let word = disruption
+        .and_then(|condition| condition.reason.as_deref())
+        .or_else(|| pod.status.as_ref().and_then(|status| status.reason.as_deref()));
+    let detail = disruption
+        .and_then(|condition| condition.message.as_deref())
+        .or_else(|| pod.status.as_ref().and_then(|status| status.message.as_deref()))
+        .filter(|message| !message.is_empty())
+        .map(|message| format!(": {message}"))
+        .unwrap_or_default();
+    match word {
+        Some("DeletionByPodGC" | "NodeLost") => {
+            Gone { reason: FailureReason::NodeLost, message: format!("node {node} of pod {name} is gone{detail}") }
+        }
+        Some(word) => {
+            Gone { reason: FailureReason::PodEvicted, message: format!("pod {name} was ended ({word}){detail}") }
+        }
+        None if pod.metadata.deletion_timestamp.is_some() => {
+            Gone { reason: FailureReason::PodEvicted, message: format!("pod {name} was deleted during the build") }
+        }
+        None if gone_by_itself(pod) => Gone {
+            reason: FailureReason::RunnerLost,
+            message: format!("all containers of pod {name} ended during the build"),
+        },
+        None => Gone::absent(&name),
+    }
+}
+
+fn gone_by_itself(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(all_terminated)
+}

@@ -1,0 +1,128 @@
+//! The process: starts, leads or stands by, stops in good order.
+
+pub mod client;
+pub mod crds;
+pub mod health;
+pub mod lease;
+pub mod readiness;
+pub mod telemetry;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::lease::{Elector, Leadership};
+use self::readiness::Readiness;
+use crate::cli::Cli;
+use crate::{dispatch, pool};
+
+/// Time that work under way gets when the process stops. The pod has 15 seconds
+/// (`terminationGracePeriodSeconds` in `manifests/base/operator.yaml`).
+const DRAIN: Duration = Duration::from_secs(8);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the process cannot do its work: bad settings, leadership lost, a controller ended.
+pub async fn run(cli: Cli) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    stop_on_signals(&stop)?;
+    let readiness = Readiness::default();
+    let api_gate = readiness.gate("api-server", "not reached yet");
+    let crd_gate = readiness.gate("crds", "not looked for yet");
+    let listener = health::listen(cli.health_addr).await?;
+    let health = tokio::spawn(health::serve(listener, readiness.clone()));
+    let client = client::connect().await?;
+    info!(version = env!("CARGO_PKG_VERSION"), pod = cli.pod_name, namespace = cli.pod_namespace, "started");
+
+    tokio::select! {
+        done = lead(&cli, client, &readiness, &api_gate, &crd_gate, stop) => done,
+        ended = health => Err(anyhow::anyhow!("the health endpoint ended: {ended:?}")),
+    }
+}
+
+async fn lead(
+    cli: &Cli,
+    client: Client,
+    readiness: &Readiness,
+    api_gate: &readiness::Gate,
+    crd_gate: &readiness::Gate,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    if !crds::wait(&client, crd_gate, &stop).await {
+        return Ok(());
+    }
+    let elector = Elector::new(client.clone(), &cli.pod_namespace, &cli.lease_name, &cli.identity());
+    let Some(mut leadership) = elector.acquire(api_gate, &stop).await else { return Ok(()) };
+    let caches = readiness.gate("caches", "jobs, pools and members are being listed");
+
+    let work = stop.child_token();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(pool::run(client.clone(), cli.pool_settings(), work.clone()));
+    tasks.spawn(dispatch::run(client, cli.dispatch_settings(), caches, work.clone()));
+
+    let result = tokio::select! {
+        // Work under way is dropped with the tasks: another process may lead already.
+        lost = leadership.keep() => return Err(lost.context("leadership lost")),
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(why(ended)),
+    };
+    info!("stopping");
+    work.cancel();
+    let drained = drain(&mut tasks, &mut leadership).await;
+    tasks.shutdown().await;
+    leadership.release().await;
+    result.and(drained)
+}
+
+/// Waits until the tasks have finished what they had begun. The lease is kept meanwhile.
+async fn drain(tasks: &mut JoinSet<anyhow::Result<()>>, leadership: &mut Leadership) -> anyhow::Result<()> {
+    let rest = async {
+        let mut result = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            if !matches!(ended, Ok(Ok(()))) {
+                result = Err(why(ended));
+            }
+        }
+        result
+    };
+    tokio::select! {
+        lost = leadership.keep() => Err(lost.context("leadership lost while stopping")),
+        result = tokio::time::timeout(DRAIN, rest) => result.unwrap_or_else(|_| {
+            warn!("stopped with work under way");
+            Ok(())
+        }),
+    }
+}
+
+fn why(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok(Ok(())) => anyhow::anyhow!("a controller ended by itself"),
+        Ok(Err(error)) => error,
+        Err(error) => anyhow::Error::new(error).context("a controller failed"),
+    }
+}
+
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Logs an error that ends the process.
+pub fn report(error: &anyhow::Error) {
+    error!(error = format!("{error:#}"), "stopped");
+}
