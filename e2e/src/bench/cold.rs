@@ -37,7 +37,7 @@ pub async fn run(tenant: &Tenant, site: &Site, rounds: usize) -> anyhow::Result<
         let mut taken = [0.0; 3];
         for place in 0..3 {
             let which = (round + place) % 3;
-            let name = format!("{}-{round}", ["member", "bare", "job"][which]);
+            let name = format!("{}-{round}", ["cold-member", "cold-bare", "cold-job"][which]);
             taken[which] = match which {
                 0 => member(tenant, &mut pods, &name).await?,
                 1 => bare_stateful_set(tenant, &mut pods, &name, &pattern).await?,

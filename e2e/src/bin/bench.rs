@@ -12,7 +12,7 @@ struct Arguments {
     #[arg(long, env = "BENCH_WARM", default_value_t = 200)]
     warm: usize,
     /// Cold starts of each kind; 0 leaves them out.
-    #[arg(long, env = "BENCH_COLD", default_value_t = 15)]
+    #[arg(long, env = "BENCH_COLD", default_value_t = 10)]
     cold: usize,
 }
 
