@@ -58,36 +58,46 @@ fn mounts(container: &Value) -> Vec<String> {
 }
 
 /// A step that looks for what it must not find: files of the runner, tokens and logins, in its own file system, in the
-/// environment and the memory map of every process it can see, and through their roots in the daemon's file system.
-const SEARCH: &str = r"
-RUN set -u; seen=0; \
-    for process in /proc/[0-9]*; do \
-      seen=$((seen + 1)); \
-      for file in $process/environ $process/cmdline; do \
-        if tr '\0' '\n' < $file 2>/dev/null | grep -E 'alice-password|eyJhbGciOi' ; then echo FOUND credential in $file; fi; \
-      done; \
-      for path in var/run/secrets/kubernetes.io run/secrets/kubernetes.io etc/buildpools-credentials etc/buildpools; do \
-        if ls $process/root/$path 2>/dev/null | grep . ; then echo FOUND $process/root/$path; fi; \
-      done; \
-      if grep -l buildpools-runner $process/cmdline 2>/dev/null; then echo FOUND the runner process $process; fi; \
-    done; \
-    for directory in / /proc/1/root/; do \
-      if grep -rl 'alice-password' ${directory}etc ${directory}home ${directory}run ${directory}tmp ${directory}var 2>/dev/null; then echo FOUND credential below $directory; fi; \
-    done; \
-    echo searched $seen processes
-";
+/// environment and the command line of every process it can see, and through their roots in the daemon's file system.
+/// To show that it would find them it hides one itself. (The patterns do not match themselves.)
+const SEARCH: &str = r#"
+CANARY=eyJhbGciOi-canary sleep 30 &
+canary=$!
+seen=0
+for process in /proc/[0-9]*; do
+  seen=$((seen + 1))
+  for file in "$process/environ" "$process/cmdline"; do
+    if tr '\0' '\n' 2>/dev/null < "$file" | grep -qE 'alice-passwor[d]|eyJhbGci[O]i'; then
+      if [ "$process" = "/proc/$canary" ]; then echo "the canary was seen"; else echo "FOUND a credential in $file"; fi
+    fi
+  done
+  for path in var/run/secrets/kubernetes.io run/secrets/kubernetes.io etc/buildpools-credentials etc/buildpools; do
+    if ls "$process/root/$path" 2>/dev/null | grep -q .; then echo "FOUND $process/root/$path"; fi
+  done
+  if grep -q 'buildpools-runne[r]' "$process/cmdline" 2>/dev/null; then echo "FOUND the runner as $process"; fi
+done
+for root in / /proc/1/root/; do
+  for directory in etc home run tmp var; do
+    if grep -rqs 'alice-passwor[d]' "$root$directory"; then echo "FOUND a credential below $root$directory"; fi
+  done
+done
+kill $canary
+echo "searched $seen processes"
+"#;
 
 #[tokio::test]
 async fn run_steps_find_no_credential_and_no_token() {
     Tenant::with("run-steps", async |tenant| {
         tenant.pool("main").create_ready().await?;
-        let job = tenant.job("search", "main").inline(&format!("FROM {BASE}\n{SEARCH}")).push("search:1");
-        let status = job.run().await?;
+        let dockerfile = format!("FROM {BASE}\nCOPY search.sh /\nRUN sh /search.sh\n");
+        let job = tenant.job("search", "main").files(&[("Dockerfile", &dockerfile), ("search.sh", SEARCH)]);
+        let status = job.push("search:1").run().await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         let log = tenant.log("main-0", "runner").await?;
         // Without the process sandbox a step sees the daemon's processes: the search must have looked at several.
         let seen = log.lines().find_map(|line| line.split("searched ").nth(1)?.split(' ').next()?.parse::<u32>().ok());
-        ensure!(seen.is_some_and(|seen| seen >= 3), "the search looked at {seen:?} processes:\n{log}");
+        ensure!(seen.is_some_and(|seen| seen >= 4), "the search looked at {seen:?} processes:\n{log}");
+        ensure!(log.contains("the canary was seen"), "the search finds nothing:\n{log}");
         let found: Vec<_> = log.lines().filter(|line| line.contains(" FOUND ")).collect();
         ensure!(found.is_empty(), "{found:#?}");
         Ok(())
