@@ -35,7 +35,7 @@ pub struct Cli {
     pub health_addr: SocketAddr,
 
     /// Which log lines to write, for example `info,buildpools_operator=debug`
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
     pub log: String,
 
     /// How to write log lines
