@@ -107,6 +107,9 @@ pub fn spread(samples: &[f64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    // The figures are exact by construction.
+    #![allow(clippy::float_cmp)]
+
     use super::*;
 
     #[test]
