@@ -2,12 +2,9 @@
 
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{Dockerfile, FailureReason, JobPhase};
-use buildpools_e2e::harness::{Tenant, wait};
+use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
-
-/// Image in the cluster's registry that everybody may pull.
-const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
 
 #[tokio::test]
 async fn git_build_pushes_and_status_has_the_registrys_digest() {

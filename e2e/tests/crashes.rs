@@ -3,13 +3,11 @@
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{BuildJob, FailureReason, JobPhase};
 use buildpools_crds::{conditions, names};
-use buildpools_e2e::harness::{Tenant, wait};
+use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-
-const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
 
 /// A build that takes about ten seconds and prints when its step has begun.
 fn slow() -> String {

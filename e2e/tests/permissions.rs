@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{FailureReason, JobPhase};
 use buildpools_crds::{conditions, names};
-use buildpools_e2e::harness::{Tenant, wait};
+use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -16,8 +16,6 @@ use serde_json::{Value, json};
 
 /// verb, API group, resource with subresource.
 type Permission = (String, String, String);
-
-const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
 
 const OPERATOR: &str = "system:serviceaccount:buildpools-system:buildpools-operator";
 

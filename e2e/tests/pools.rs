@@ -3,15 +3,13 @@
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{BuildPool, JobPhase};
 use buildpools_crds::{conditions, labels, names};
-use buildpools_e2e::harness::{Tenant, wait};
+use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-
-const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
 
 #[tokio::test]
 async fn daemon_pod_has_exactly_the_intended_security_context() {

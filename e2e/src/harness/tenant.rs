@@ -14,6 +14,8 @@ use super::builders::{JobBuilder, PoolBuilder};
 use super::{Environment, dump};
 use crate::fixtures::token::Config;
 
+/// Image in the cluster's registry that everybody may pull: a small Linux to run steps in.
+pub const BASE: &str = "registry.buildpools.test:5000/library/busybox:stable";
 /// Name of the registry login in a tenant's namespace.
 pub const LOGIN: &str = "registry-login";
 /// Name of the ConfigMap with the registry's CA.
