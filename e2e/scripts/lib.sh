@@ -16,13 +16,20 @@ command -v cargo >/dev/null || {
 
 # step TITLE COMMAND…: runs the command; when it fails, says which step it was and what to do.
 step() {
-  local title=$1 began=$SECONDS
+  local title=$1 began=$SECONDS code
   shift
   printf '\n\033[1m==> %s\033[0m\n' "$title"
-  if "$@"; then
+  # Not in an `if`: there the shell would go on after the first command of a function that fails.
+  set +e
+  (
+    set -e
+    "$@"
+  )
+  code=$?
+  set -e
+  if [ "$code" = 0 ]; then
     printf '    %s: %d s\n' "$title" $((SECONDS - began))
   else
-    local code=$?
     printf '\n\033[1mfailed: %s\033[0m (after %d s, exit code %d)\n' "$title" $((SECONDS - began)) "$code" >&2
     printf 'The command was: %s\n%s\n' "$*" "${HINT:-The output above says why; run the command again when that is mended: every step is repeatable.}" >&2
     exit "$code"
