@@ -49,11 +49,15 @@ pub async fn run(rounds: Rounds) -> anyhow::Result<()> {
     let environment = Environment::load().await?;
     let site = Site::new(&environment).await?;
     let mut namespace = String::new();
+    let mut interrupted = false;
     Tenant::with("bench", async |tenant| {
         namespace.clone_from(&tenant.namespace);
         let result = tokio::select! {
             result = measure(tenant, &site, rounds) => result,
-            signal = tokio::signal::ctrl_c() => signal.map_err(Into::into).and(Err(anyhow::anyhow!("interrupted"))),
+            signal = tokio::signal::ctrl_c() => {
+                interrupted = true;
+                signal.map_err(Into::into)
+            }
         };
         ideal::uninstall(&environment.client).await?;
         result
@@ -61,6 +65,7 @@ pub async fn run(rounds: Rounds) -> anyhow::Result<()> {
     .await;
     let namespaces: Api<Namespace> = Api::all(environment.client.clone());
     wait::until(&namespaces, &namespace, "the namespace is gone", wait::BUILD, |namespace| namespace.is_none()).await?;
+    anyhow::ensure!(!interrupted, "interrupted");
     Ok(())
 }
 
