@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::events::Announcer;
-use self::schedule::{Action, Decision};
+use self::schedule::Decision;
 use self::view::{Job, Member, Pool};
 use self::world::{Change, Seen, Settled, World};
 use self::write::Writer;
@@ -116,11 +116,7 @@ impl Dispatcher {
     fn decide(&mut self, now: Timestamp) {
         for pool in self.world.due(now) {
             for decision in self.world.plan(&pool, now).decisions {
-                let slot_of = match &decision.action {
-                    Action::Bind(member) => Some(member.uid.clone()),
-                    _ => None,
-                };
-                self.world.begin(&decision.job, slot_of);
+                self.world.begin(&decision);
                 self.start(decision);
             }
         }

@@ -50,11 +50,8 @@ pub struct Snapshot {
 /// Why nothing can be decided about a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// A write is under way. If it is a bind, it takes a slot of the pod with this UID.
-    Writing {
-        /// UID of the pod.
-        slot_of: Option<String>,
-    },
+    /// A write is under way.
+    Writing(Claim),
     /// The job has changed since the version that is known. The watch brings the newer one.
     Outdated {
         /// That version.
@@ -62,6 +59,18 @@ pub enum Hold {
     },
     /// The last write failed.
     Until(Timestamp),
+}
+
+/// What a job has of the members' slots while a write about it is under way, beside what its status says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nothing.
+    Nothing,
+    /// A slot of the pod with this UID.
+    Slot(String),
+    /// The next that becomes free: it is in the queue or comes back there, and a younger job must not overtake it
+    /// meanwhile.
+    Next,
 }
 
 /// Something to write.
@@ -103,6 +112,17 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// What the job has of the slots while this is being written.
+    pub fn claim(&self) -> Claim {
+        match self {
+            Self::Bind(member) => Claim::Slot(member.uid.clone()),
+            Self::Unbind { .. } | Self::Lost(_) | Self::Wait { .. } => Claim::Next,
+            Self::Refuse { .. } => Claim::Nothing,
+        }
+    }
+}
+
 /// Decisions, and when to look again even if nothing changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -132,8 +152,16 @@ pub fn schedule(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let mut slots = Slots::of(snapshot, now, &mut plan);
     for job in snapshot.jobs.values() {
-        if held(snapshot, job, now, &mut plan) {
-            continue;
+        match snapshot.held.get(&job.uid) {
+            Some(Hold::Writing(claim)) => {
+                if *claim == Claim::Next {
+                    slots.take_next();
+                }
+                continue;
+            }
+            Some(Hold::Outdated { version }) if *version == job.version => continue,
+            Some(Hold::Until(when)) if !plan.reached(*when, now) => continue,
+            _ => {}
         }
         match job.status.phase {
             JobPhase::Pending if job.deleting => {}
@@ -141,6 +169,7 @@ pub fn schedule(snapshot: &Snapshot, now: Timestamp) -> Plan {
             JobPhase::Bound => bound(snapshot, job, now, &mut slots, &mut plan),
             JobPhase::Running => {
                 if let Some(gone) = gone(snapshot, job) {
+                    slots.take_next();
                     plan.decide(job, Action::Lost(gone));
                 }
             }
@@ -148,15 +177,6 @@ pub fn schedule(snapshot: &Snapshot, now: Timestamp) -> Plan {
         }
     }
     plan
-}
-
-fn held(snapshot: &Snapshot, job: &Job, now: Timestamp, plan: &mut Plan) -> bool {
-    match snapshot.held.get(&job.uid) {
-        Some(Hold::Writing { .. }) => true,
-        Some(Hold::Outdated { version }) => *version == job.version,
-        Some(Hold::Until(when)) => !plan.reached(*when, now),
-        None => false,
-    }
 }
 
 fn pending(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, plan: &mut Plan) {
@@ -207,11 +227,13 @@ fn pending(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>
 
 fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, plan: &mut Plan) {
     if let Some(gone) = gone(snapshot, job) {
+        slots.take_next();
         plan.decide(job, Action::Unbind { why: gone.message.clone(), verify: Some(gone) });
         return;
     }
     let Some(member) = job.status.assigned_to.as_ref().and_then(|uid| snapshot.members.get(uid)) else { return };
     if member.leaving {
+        slots.take_next();
         let why = format!("pod {} is stopping", member.pod);
         plan.decide(job, Action::Unbind { why, verify: None });
         return;
@@ -238,9 +260,9 @@ fn gone(snapshot: &Snapshot, job: &Job) -> Option<Gone> {
 }
 
 fn wait(job: &Job, reason: &'static str, message: String, now: Timestamp, plan: &mut Plan) {
-    if lifecycle::wait(&job.status, reason, &message, now).is_some()
-        && plan.reached(after(job.created, WAIT_GRACE), now)
-    {
+    let lost = job.status.attempts.last().and_then(|attempt| attempt.finished_at.as_ref());
+    let queued = lost.map_or(job.created, |time| time.0.max(job.created));
+    if lifecycle::wait(&job.status, reason, &message, now).is_some() && plan.reached(after(queued, WAIT_GRACE), now) {
         plan.decide(job, Action::Wait { reason, message });
     }
 }
@@ -274,7 +296,7 @@ impl<'a> Slots<'a> {
                 _ => None,
             };
             let reserved = match snapshot.held.get(&job.uid) {
-                Some(Hold::Writing { slot_of: Some(uid) }) => Some(uid.as_str()),
+                Some(Hold::Writing(Claim::Slot(uid))) => Some(uid.as_str()),
                 _ => None,
             };
             if let Some(uid) = assigned.or(reserved) {
@@ -288,6 +310,12 @@ impl<'a> Slots<'a> {
         if let Some(slot) = self.members.get_mut(uid) {
             slot.free = slot.free.saturating_sub(1);
             slot.builds += 1;
+        }
+    }
+
+    fn take_next(&mut self) {
+        if let Some(member) = self.best(|_| true) {
+            self.take(&member.uid);
         }
     }
 

@@ -234,3 +234,91 @@ fn cause(pod: &Pod) -> Gone {
 fn gone_by_itself(pod: &Pod) -> bool {
     pod.status.as_ref().is_some_and(all_terminated)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(change: impl FnOnce(&mut Value)) -> Pod {
+        let mut pod = json!({
+            "metadata": {
+                "name": "main-10", "namespace": "team", "uid": "u",
+                "labels": {labels::POOL: "main"},
+                "ownerReferences": [
+                    {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "main", "uid": "s", "controller": true}
+                ],
+            },
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        change(&mut pod);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn ended(exit: i32) -> Value {
+        json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": exit}}})
+    }
+
+    #[test]
+    fn a_member_is_a_pod_of_the_pools_stateful_set() {
+        let (pool, member) = Member::of(&pod(|_| {})).unwrap();
+        assert_eq!(pool, ("team".to_owned(), "main".to_owned()));
+        assert_eq!((member.ordinal, member.ready, member.leaving, member.gone), (10, true, false, None));
+        assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"] = json!([]))), None);
+        assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"][0]["kind"] = json!("ReplicaSet"))), None);
+        assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"][0]["name"] = json!("other"))), None);
+    }
+
+    #[test]
+    fn a_pod_is_gone_when_it_is_to_end_and_all_its_containers_have() {
+        let deleting = |pod: &mut Value| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let stopped = |pod: &mut Value| {
+            pod["status"]["containerStatuses"] = json!([ended(0)]);
+            pod["status"]["initContainerStatuses"] = json!([ended(0)]);
+        };
+        assert_eq!(gone(&pod(|_| {})), None);
+        assert_eq!(gone(&pod(stopped)), None, "its containers are started again");
+        assert_eq!(gone(&pod(deleting)), None);
+        assert_eq!(gone(&pod(|pod| pod["status"]["phase"] = json!("Failed"))), None, "said from afar");
+        let daemon_runs = |pod: &mut Value| {
+            deleting(pod);
+            stopped(pod);
+            pod["status"]["initContainerStatuses"][0]["state"] = json!({"running": {}});
+        };
+        assert_eq!(gone(&pod(daemon_runs)), None);
+        let deleted = gone(&pod(|pod| {
+            deleting(pod);
+            stopped(pod);
+        }));
+        assert_eq!(deleted.unwrap().message, "pod main-10 was deleted during the build");
+    }
+
+    #[test]
+    fn the_end_of_a_pod_says_why() {
+        let disrupted = |reason: &'static str| {
+            pod(move |pod| {
+                pod["status"]["conditions"] =
+                    json!([{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"}]);
+            })
+        };
+        for (pod, reason, text) in [
+            (disrupted("DeletionByPodGC"), FailureReason::NodeLost, "node n of pod main-10 is gone: m"),
+            (disrupted("EvictionByEvictionAPI"), FailureReason::PodEvicted, "was ended (EvictionByEvictionAPI): m"),
+            (pod(|pod| pod["status"]["reason"] = json!("Evicted")), FailureReason::PodEvicted, "was ended (Evicted)"),
+            (
+                pod(|pod| pod["status"]["containerStatuses"] = json!([ended(1)])),
+                FailureReason::RunnerLost,
+                "all containers of pod main-10 ended",
+            ),
+            (pod(|_| {}), FailureReason::PodEvicted, "does not exist any more"),
+        ] {
+            let (_, member) = Member::last_of(&pod).unwrap();
+            let gone = member.gone.unwrap();
+            assert!(gone.reason == reason && gone.message.contains(text), "{gone:?}");
+            assert!(member.deleted && member.leaving && !member.ready);
+        }
+    }
+}

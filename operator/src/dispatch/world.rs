@@ -14,7 +14,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
 use tracing::warn;
 
-use super::schedule::{Hold, Place, Plan, Snapshot, schedule};
+use super::schedule::{Decision, Hold, Place, Plan, Snapshot, schedule};
 use super::view::{Gone, Job, Key, Member, Pool, key};
 
 #[cfg(test)]
@@ -154,9 +154,9 @@ impl World {
     }
 
     /// A write begins: nothing more is decided about the job until it is settled.
-    pub fn begin(&mut self, job: &Job, slot_of: Option<String>) {
+    pub fn begin(&mut self, Decision { job, action }: &Decision) {
         if let Some(state) = self.pools.get_mut(&job.pool_key()) {
-            state.snapshot.held.insert(job.uid.clone(), Hold::Writing { slot_of });
+            state.snapshot.held.insert(job.uid.clone(), Hold::Writing(action.claim()));
         }
     }
 
@@ -342,7 +342,9 @@ impl PoolState {
     /// in turns as fast as they can.
     fn note_declined(&mut self, place: &Place, now_seen: &Job, now: Timestamp) {
         let Some(before) = self.snapshot.jobs.get(place) else { return };
-        if before.status.phase == JobPhase::Bound
+        let ours = matches!(self.snapshot.held.get(&now_seen.uid), Some(Hold::Writing(_)));
+        if !ours
+            && before.status.phase == JobPhase::Bound
             && now_seen.status.phase == JobPhase::Pending
             && let Some(uid) = &before.status.assigned_to
             && let Ok(until) = now.saturating_add(DECLINED_FOR)

@@ -176,11 +176,11 @@ impl Writer {
             Action::Unbind { why, .. } => info!(namespace, job, why, "unbound"),
             Action::Wait { reason, .. } => debug!(namespace, job, reason, "waits"),
             Action::Lost(gone) => {
-                warn!(namespace, job, reason = gone.reason.as_str(), message = gone.message, "attempt lost");
+                warn!(namespace, job, reason = gone.reason.as_str(), detail = gone.message, "attempt lost");
                 self.0.announcer.announce(now, "Dispatch", gone.reason.as_str(), &gone.message);
             }
             Action::Refuse { reason, message } => {
-                info!(namespace, job, reason = reason.as_str(), message, "refused");
+                info!(namespace, job, reason = reason.as_str(), detail = message, "refused");
                 self.0.announcer.announce(now, "Dispatch", reason.as_str(), message);
             }
         }

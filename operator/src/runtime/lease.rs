@@ -33,8 +33,11 @@ pub const RENEW_PERIOD: Duration = Duration::from_secs(2);
 /// is followed within a second.
 pub const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
+/// Time between a renewal that failed and the next: several must fit into [`RENEW_DEADLINE`].
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
+
 /// Time of one call.
-const CALL: Duration = Duration::from_secs(4);
+const CALL: Duration = Duration::from_secs(3);
 
 /// A process that leads or wants to.
 pub struct Elector {
@@ -171,20 +174,23 @@ fn taken(written: kube::Result<Lease>) -> anyhow::Result<Attempt> {
 impl Leadership {
     /// Renews the lease for as long as that works. Returns why it is lost. May be dropped and called again.
     pub async fn keep(&mut self) -> anyhow::Error {
+        let mut period = RENEW_PERIOD;
         loop {
-            sleep(RENEW_PERIOD).await;
+            sleep(period).await;
             let deadline = self.renewed + RENEW_DEADLINE;
             let begun = Instant::now();
             match timeout_at(deadline.min(begun + CALL), self.change(renew)).await {
                 Ok(Ok(lease)) => {
                     self.lease = lease;
                     self.renewed = begun;
+                    period = RENEW_PERIOD;
                     continue;
                 }
                 Ok(Err(Failure::Lost(why))) => return why,
                 Ok(Err(Failure::Again(error))) => warn!(%error, "the lease was not renewed"),
                 Err(_) => warn!("the renewal of the lease was not answered"),
             }
+            period = RETRY_PERIOD;
             if Instant::now() >= deadline {
                 let name = &self.elector.name;
                 return anyhow!("the lease {name} could not be renewed for {} s", RENEW_DEADLINE.as_secs());
@@ -248,6 +254,3 @@ enum Failure {
 fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
 }
-
-#[cfg(test)]
-mod tests;

@@ -33,7 +33,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let readiness = Readiness::default();
-    let api_gate = readiness.gate("api-server", "not reached yet");
+    let turn_gate = readiness.gate("leader-election", "not begun");
     let crd_gate = readiness.gate("crds", "not looked for yet");
     let listener = health::listen(cli.health_addr).await?;
     let health = tokio::spawn(health::serve(listener, readiness.clone()));
@@ -41,7 +41,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     info!(version = env!("CARGO_PKG_VERSION"), pod = cli.pod_name, namespace = cli.pod_namespace, "started");
 
     tokio::select! {
-        done = lead(&cli, client, &readiness, &api_gate, &crd_gate, stop) => done,
+        done = lead(&cli, client, &readiness, &turn_gate, &crd_gate, stop) => done,
         ended = health => Err(anyhow::anyhow!("the health endpoint ended: {ended:?}")),
     }
 }
@@ -50,7 +50,7 @@ async fn lead(
     cli: &Cli,
     client: Client,
     readiness: &Readiness,
-    api_gate: &readiness::Gate,
+    turn_gate: &readiness::Gate,
     crd_gate: &readiness::Gate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -58,7 +58,7 @@ async fn lead(
         return Ok(());
     }
     let elector = Elector::new(client.clone(), &cli.pod_namespace, &cli.lease_name, &cli.identity());
-    let Some(mut leadership) = elector.acquire(api_gate, &stop).await else { return Ok(()) };
+    let Some(mut leadership) = elector.acquire(turn_gate, &stop).await else { return Ok(()) };
     let caches = readiness.gate("caches", "jobs, pools and members are being listed");
 
     let work = stop.child_token();

@@ -218,7 +218,7 @@ impl ApiServer {
 }
 
 fn decode((key, value): (&str, &str)) -> (String, String) {
-    let value = value.replace("%3D", "=").replace("%2F", "/").replace("%2C", ",");
+    let value = value.replace("%3D", "=").replace("%2F", "/").replace("%2C", ",").replace("%21", "!");
     (key.to_owned(), value)
 }
 
@@ -260,7 +260,8 @@ impl State {
             ("create", _) => self.create(request),
             ("get", Some(object)) => (200, object),
             ("patch", Some(object)) => self.patch(request, &path, object, location.subresource.as_deref()),
-            ("get" | "patch", None) => failure(404, "NotFound", &format!("{path} not found")),
+            ("update", Some(object)) => self.update(request, &path, &object),
+            ("get" | "patch" | "update", None) => failure(404, "NotFound", &format!("{path} not found")),
             (verb, _) => panic!("{verb} is not served"),
         }
     }
@@ -272,16 +273,27 @@ impl State {
             a.group == b.group && a.resource == b.resource && (!namespaced || path.starts_with(&request.path))
         };
         let selected = |object: &Value| {
-            let labels = request.query.get("labelSelector").and_then(|selector| selector.split_once('='));
-            let fields = request.query.get("fieldSelector").and_then(|selector| selector.split_once('='));
-            labels.is_none_or(|(key, value)| object["metadata"]["labels"][key] == *value)
-                && fields.is_none_or(|(key, value)| {
-                    key.split('.').fold(object, |object, part| &object[part]) == &json!(value)
-                })
+            let terms = |selector: &str| -> Vec<String> {
+                request.query.get(selector).into_iter().flat_map(|terms| terms.split(',')).map(str::to_owned).collect()
+            };
+            let field = |key: &str| key.split('.').fold(object, |object, part| &object[part]);
+            let label = |key: &str| &object["metadata"]["labels"][key];
+            terms("labelSelector").iter().all(|term| holds(term, label))
+                && terms("fieldSelector").iter().all(|term| holds(term, field))
         };
         let found = self.objects.iter().filter(|(path, object)| within(path) && selected(object));
         let items: Vec<&Value> = found.map(|(_, object)| object).collect();
         json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": self.sequence.to_string()}, "items": items})
+    }
+
+    fn update(&mut self, request: &Received, path: &str, object: &Value) -> (u16, Value) {
+        if request.body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+            return failure(409, "Conflict", "resourceVersion is another");
+        }
+        let mut object = request.body.clone();
+        self.stamp(path, &mut object, request.query.get("fieldManager"));
+        self.objects.insert(path.to_owned(), object.clone());
+        (200, object)
     }
 
     fn create(&mut self, request: &Received) -> (u16, Value) {
@@ -322,6 +334,17 @@ impl State {
         object["metadata"]["resourceVersion"] = json!(self.next().to_string());
         self.objects.insert(path.to_owned(), object.clone());
         (200, object)
+    }
+}
+
+/// Whether a term of a selector holds: `key=value`, `key!=value` or `key`.
+fn holds<'a>(term: &str, of: impl Fn(&str) -> &'a Value) -> bool {
+    if let Some((key, value)) = term.split_once("!=") {
+        return of(key) != &json!(value);
+    }
+    match term.split_once('=') {
+        Some((key, value)) => of(key) == &json!(value),
+        None => !of(term).is_null(),
     }
 }
 

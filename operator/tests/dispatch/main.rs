@@ -1,0 +1,10 @@
+//! The dispatcher's writes and the leader election against an API server in memory.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fixtures;
+mod lease;
+mod run;
+mod write;
