@@ -36,6 +36,20 @@ step() {
   fi
 }
 
+# Compiles every program of the workspace. Always the whole workspace, here and in the tests: a part of it would have
+# other features in the dependencies, which cargo would then compile once more.
+compile() {
+  cargo build --locked -q --workspace --bins
+}
+
+# The end-to-end tests, as options for `cargo test --workspace`.
+e2e_tests() {
+  local path
+  for path in e2e/tests/*.rs; do
+    printf -- '--test %s ' "$(basename "$path" .rs)"
+  done
+}
+
 kubeconfig() {
   KUBECONFIG=$("$BIN/cluster" kubeconfig)
   export KUBECONFIG
