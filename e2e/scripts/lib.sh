@@ -4,7 +4,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 CACHE=${BUILDPOOLS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/buildpools}
 export BUILDPOOLS_CACHE=$CACHE
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+# Of this checkout alone: cargo tells the workspaces of two checkouts apart by nothing but file times, and in a common
+# directory it takes what was compiled from one for the other's.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 export CLUSTER=${CLUSTER:-buildpools}
 export PATH=$CACHE/tools/bin:$PATH
 BIN=$CARGO_TARGET_DIR/debug
