@@ -18,6 +18,9 @@ pub const RECONCILING: &str = "Reconciling";
 /// kstatus: no progress will be made (read as Failed).
 pub const STALLED: &str = "Stalled";
 
+/// BuildJob: nothing is heard of the node that the build runs on. Whether it goes on is unknown, so nothing else is done.
+pub const NODE_UNREACHABLE: &str = "NodeUnreachable";
+
 /// `status` of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {

@@ -97,4 +97,18 @@ mod tests {
         let parsed: crate::v1alpha1::BuildJobStatus = serde_json::from_value(default.clone()).unwrap();
         assert!(crate::conditions::is_true(&parsed.conditions, RECONCILING));
     }
+
+    #[test]
+    fn every_field_of_a_job_is_immutable_or_is_known_to_change() {
+        let crd = build_job();
+        let schema = crd.spec.versions[0].schema.clone().unwrap().open_api_v3_schema.unwrap();
+        let spec = &schema.properties.unwrap()["spec"];
+        let rules = serde_json::to_string(&spec.x_kubernetes_validations).unwrap();
+        for field in spec.properties.as_ref().unwrap().keys() {
+            let fixed = rules.contains(&format!("self.?{field} == oldSelf.?{field}"))
+                || rules.contains(&format!("self.{field} == oldSelf.{field}"));
+            let mutable = crate::v1alpha1::MUTABLE_FIELDS.contains(&field.as_str());
+            assert!(fixed != mutable, "spec.{field}: fixed {fixed}, mutable {mutable}");
+        }
+    }
 }

@@ -15,3 +15,6 @@ pub const MANAGED_BY_VALUE: &str = "buildpools";
 
 /// Value of [`COMPONENT`] on pool members.
 pub const COMPONENT_MEMBER: &str = "build-member";
+
+/// Annotation of the pool that builds the jobs of its namespace that name none: `"true"`, as with StorageClasses.
+pub const DEFAULT_POOL: &str = "buildpools.dev/is-default-pool";

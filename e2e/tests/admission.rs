@@ -44,7 +44,12 @@ fn pool() -> Value {
 
 fn job_cases() -> Vec<Case> {
     vec![
-        ("spec.poolRef", Value::Null, &["spec.poolRef", "Required"]),
+        ("spec.poolSelector", json!({"matchLabels": {"a": "b"}}), &["spec", "at most one of poolRef and poolSelector"]),
+        ("spec.priority", json!(101), &["spec.priority", "100"]),
+        ("spec.infraRetries", json!(11), &["spec.infraRetries", "10"]),
+        ("spec.queueTimeout", json!("0s"), &["spec.queueTimeout", "between 1s and 168h"]),
+        ("spec.ttlAfterFinished", json!("-1s"), &["spec.ttlAfterFinished", "between 0s and 8760h"]),
+        ("spec.whenPoolMissing", json!("Maybe"), &["spec.whenPoolMissing", "Wait"]),
         ("spec.poolRef.name", json!("team-b/main"), &["spec.poolRef.name", "same namespace"]),
         ("spec.poolRef.name", json!("Main"), &["spec.poolRef.name", "lower-case"]),
         ("spec.poolRef.namespace", json!("team-b"), &["spec.poolRef.namespace", "unknown field"]),
@@ -232,7 +237,7 @@ async fn what_is_immutable_cannot_be_changed() {
             ensure!(message.contains(expected), "{message}");
         }
         let mut job: BuildJob = serde_json::from_value(job())?;
-        job.spec.pool_ref.name = "nobody".into();
+        job.spec.pool_ref = Some(LocalReference { name: "nobody".into() });
         tenant.jobs().create(&PostParams::default(), &job).await?;
         let patch = json!({"spec": {"target": "other"}});
         let refused = tenant.jobs().patch("job", &PatchParams::default(), &Patch::Merge(&patch)).await;

@@ -108,6 +108,7 @@ mod tests {
                 "Succeeded"
             }
             Outcome::Failed(failure) => failure.reason.as_str(),
+            Outcome::Cancelled => "Cancelled",
         })
     }
 

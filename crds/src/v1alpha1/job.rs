@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::job_status::BuildJobStatus;
-use super::shared::{LocalReference, duration_schema};
+use super::shared::{LocalReference, duration_schema, selector_schema, ttl_schema, wait_schema};
 
-/// What to build. Immutable: another build is another BuildJob.
+/// What to build, and where. Immutable but for `cancel`, `priority` and `ttlAfterFinished`: another build is another
+/// BuildJob.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "buildpools.dev",
@@ -25,7 +28,7 @@ use super::shared::{LocalReference, duration_schema};
     selectable = ".status.phase",
     doc = "BuildJob is one image build in a BuildPool of the same namespace.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Pool", type_ = "string", json_path = ".spec.poolRef.name"),
+    printcolumn(name = "Pool", type_ = "string", json_path = ".status.pool"),
     printcolumn(name = "Member", type_ = "string", json_path = ".status.member"),
     printcolumn(
         name = "Reason",
@@ -34,15 +37,38 @@ use super::shared::{LocalReference, duration_schema};
         description = "Why it failed"
     ),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.image.digest", priority = "1"),
+    printcolumn(
+        name = "Position",
+        type_ = "integer",
+        json_path = ".status.queuePosition",
+        description = "Place in the pool's queue",
+        priority = "1"
+    ),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self == oldSelf").message("spec is immutable: create a new BuildJob for another build"))]
+#[x_kube(validation = Rule::new("self.context == oldSelf.context && self.?poolRef == oldSelf.?poolRef && self.?poolSelector == oldSelf.?poolSelector && self.?whenPoolMissing == oldSelf.?whenPoolMissing && self.?dockerfile == oldSelf.?dockerfile && self.?target == oldSelf.?target && self.?args == oldSelf.?args && self.?output == oldSelf.?output && self.?cacheKey == oldSelf.?cacheKey && self.?timeout == oldSelf.?timeout && self.?queueTimeout == oldSelf.?queueTimeout && self.?infraRetries == oldSelf.?infraRetries").message("spec is immutable but for cancel, priority and ttlAfterFinished: create a new BuildJob for another build"))]
+#[x_kube(validation = Rule::new("!(has(self.poolRef) && has(self.poolSelector))").message("must have at most one of poolRef and poolSelector; with neither, the namespace's default pool builds"))]
+#[x_kube(validation = Rule::new("!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)").message("cancel cannot be taken back: create a new BuildJob to build again"))]
 #[x_kube(validation = Rule::new("!has(self.context.inline) || self.?dockerfile.?inline.hasValue() || self.context.inline.files.exists(f, f.path == self.?dockerfile.?path.orValue('Dockerfile'))").message("context.inline.files has no Dockerfile: add a file with the path that dockerfile.path names (default Dockerfile), or set dockerfile.inline"))]
 pub struct BuildJobSpec {
-    /// Pool that runs the build, in the same namespace.
-    pub pool_ref: LocalReference,
+    /// Pool that runs the build, in the same namespace. Without it and without `poolSelector`, the namespace's default
+    /// pool does: the one with the annotation `buildpools.dev/is-default-pool: "true"` (of several the youngest), else
+    /// the only pool that there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_ref: Option<LocalReference>,
+
+    /// Pools that may run the build, by their labels, in the same namespace. Of several, the one whose cache has seen
+    /// this build and that has a free slot; else the one that is least loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "selector_schema")]
+    pub pool_selector: Option<LabelSelector>,
+
+    /// What becomes of the job while there is no pool for it: none of that name, none that matches, or one that is being
+    /// deleted.
+    #[serde(default, skip_serializing_if = "WhenPoolMissing::is_default")]
+    pub when_pool_missing: WhenPoolMissing,
 
     /// Files of the build.
     pub context: BuildContext,
@@ -68,11 +94,79 @@ pub struct BuildJobSpec {
     #[serde(default, skip_serializing_if = "Output::is_default")]
     pub output: Output,
 
-    /// Time that the build may run, counted from its start on a member. The pool's `maxBuildDuration` when absent; it
-    /// cannot be longer than that.
+    /// What the build's cache is found by: builds with the same key go to the same member, if it has room. Derived from
+    /// repository, path, Dockerfile and target when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub cache_key: Option<String>,
+
+    /// Jobs of higher priority are built first. From -100 to 100, 0 when absent; may be changed while the job waits.
+    /// A priority that got no slot for a minute counts one more, so that none waits for ever.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = -100, max = 100))]
+    pub priority: i32,
+
+    /// Time that the job may wait for its start, counted from its creation, or from the loss of its last attempt.
+    /// The pool's `jobDefaults.queueTimeout` when absent, else no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "wait_schema")]
+    pub queue_timeout: Option<Duration>,
+
+    /// Time that the build may run, counted from its start on a member. The pool's `jobDefaults.timeout` when absent,
+    /// else its `maxBuildDuration`; it cannot be longer than that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "duration_schema")]
     pub timeout: Option<Duration>,
+
+    /// How often the build is begun again after it was lost to a fault that is not its own: a daemon, pod or node that
+    /// went away. The pool's `jobDefaults.infraRetries` when absent, else 2. A build that ran out of memory is begun
+    /// again once at most, alone on its member.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub infra_retries: Option<i32>,
+
+    /// Time after its end at which the job is deleted. The pool's `jobDefaults.ttlAfterFinished` when absent, else never.
+    /// Leave it out for jobs that GitOps applies: a deleted job would be applied, and built, again. May be changed at any
+    /// time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "ttl_schema")]
+    pub ttl_after_finished: Option<Duration>,
+
+    /// Set it to true to end the job as Cancelled: at once if it waits, else as soon as its build has been stopped. It
+    /// cannot be taken back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cancel: bool,
+}
+
+/// Fields of the spec that may change; every other one is in the rule of [`BuildJobSpec`].
+pub const MUTABLE_FIELDS: [&str; 3] = ["cancel", "priority", "ttlAfterFinished"];
+
+/// What becomes of a job while there is no pool for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum WhenPoolMissing {
+    /// It fails, after half a minute in which a pool that is applied together with it may appear.
+    #[default]
+    Fail,
+    /// It waits, for as long as `queueTimeout` says.
+    Wait,
+}
+
+impl WhenPoolMissing {
+    // serde's `skip_serializing_if` hands over a reference; so do the two below.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Files of the build: exactly one of `git` and `inline`.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::shared::conditions_schema;
 
-/// Observed state of a BuildJob. Once `phase` is Succeeded or Failed it never changes again; the API server refuses it.
+/// Observed state of a BuildJob. Once `phase` is Succeeded, Failed or Cancelled it never changes again; the API server refuses it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(oldSelf.phase) || !(oldSelf.phase in ['Succeeded', 'Failed']) || self == oldSelf").message("the job has ended: its status does not change any more"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.phase) || !(oldSelf.phase in ['Succeeded', 'Failed', 'Cancelled']) || self == oldSelf").message("the job has ended: its status does not change any more"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.attempt) || (has(self.attempt) && self.attempt >= oldSelf.attempt)").message("attempt never decreases"))]
 #[x_kube(validation = Rule::new("!has(self.assignedTo) || (has(self.phase) && self.phase in ['Bound', 'Running'])").message("assignedTo is set only while the job is Bound or Running"))]
 pub struct BuildJobStatus {
@@ -18,10 +18,21 @@ pub struct BuildJobStatus {
     #[serde(default)]
     pub phase: JobPhase,
 
-    /// Conditions `Complete` and `Failed` for `kubectl wait`, `Reconciling` and `Stalled` for kstatus.
+    /// Conditions `Complete` and `Failed` for `kubectl wait`, `Reconciling` and `Stalled` for kstatus, and
+    /// `NodeUnreachable` while nothing is heard of the node that the build runs on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+
+    /// Pool that the job waits for, or that it was bound to last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub pool: Option<String>,
+
+    /// Place in the pool's queue, 1 for the next. Set while the job waits, and brought up to date when it has halved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub queue_position: Option<i32>,
 
     /// UID of the pod that the job is bound to. Set only while it is Bound or Running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,12 +86,14 @@ pub enum JobPhase {
     Succeeded,
     /// The build failed for good.
     Failed,
+    /// The job was cancelled before its end.
+    Cancelled,
 }
 
 impl JobPhase {
     /// Whether nothing comes after this phase.
     pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
 
@@ -205,17 +218,21 @@ pub enum FailureReason {
     NodeLost,
     /// The build ran longer than its timeout.
     Timeout,
+    /// The job was cancelled.
+    Cancelled,
     /// The pool does not allow what the job asks for.
     PolicyDenied,
     /// There is no such pool in the job's namespace.
     PoolNotFound,
+    /// The pool had no member that takes builds, for as long as the job may wait, or it is being deleted.
+    PoolUnavailable,
     /// A fault of buildpools or of BuildKit that none of the other reasons fits.
     Internal,
 }
 
 impl FailureReason {
     /// Every reason, for documentation and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::BuildStepFailed,
         Self::DockerfileInvalid,
         Self::ContextNotFound,
@@ -235,8 +252,10 @@ impl FailureReason {
         Self::PodEvicted,
         Self::NodeLost,
         Self::Timeout,
+        Self::Cancelled,
         Self::PolicyDenied,
         Self::PoolNotFound,
+        Self::PoolUnavailable,
         Self::Internal,
     ];
 
@@ -262,8 +281,10 @@ impl FailureReason {
             Self::PodEvicted => "PodEvicted",
             Self::NodeLost => "NodeLost",
             Self::Timeout => "Timeout",
+            Self::Cancelled => "Cancelled",
             Self::PolicyDenied => "PolicyDenied",
             Self::PoolNotFound => "PoolNotFound",
+            Self::PoolUnavailable => "PoolUnavailable",
             Self::Internal => "Internal",
         }
     }

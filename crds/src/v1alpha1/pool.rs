@@ -9,7 +9,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::shared::{LocalReference, bytes_schema, conditions_schema, duration_schema};
+use super::shared::{
+    LocalReference, bytes_schema, conditions_schema, duration_schema, half_life_schema, ttl_schema, wait_schema,
+};
 
 /// Desired state of a BuildPool.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -54,6 +56,25 @@ pub struct BuildPoolSpec {
     #[schemars(schema_with = "duration_schema")]
     pub max_build_duration: Duration,
 
+    /// How the jobs that wait share the pool. Without it they are one group: first in, first out within a priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fair_share: Option<FairShare>,
+
+    /// What jobs get that do not say it themselves.
+    #[serde(default, skip_serializing_if = "JobDefaults::is_default")]
+    pub job_defaults: JobDefaults,
+
+    /// How many succeeded jobs are kept; the oldest are deleted. No limit when absent. Jobs that have an owner, or that
+    /// Helm, Flux or Argo CD manage, are neither counted nor deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub successful_jobs_history_limit: Option<i32>,
+
+    /// The same for jobs that failed or were cancelled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub failed_jobs_history_limit: Option<i32>,
+
     /// Cache volume of each member.
     pub cache: CacheVolume,
 
@@ -86,6 +107,10 @@ impl Default for BuildPoolSpec {
             profile: PoolProfile::default(),
             scaling: Scaling::default(),
             max_build_duration: default_max_build_duration(),
+            fair_share: None,
+            job_defaults: JobDefaults::default(),
+            successful_jobs_history_limit: None,
+            failed_jobs_history_limit: None,
             cache: CacheVolume::default(),
             credentials: Vec::new(),
             registries: Vec::new(),
@@ -129,6 +154,59 @@ pub struct Scaling {
 impl Default for Scaling {
     fn default() -> Self {
         Self { min_members: one(), builds_per_member: two() }
+    }
+}
+
+/// How the jobs that wait share the pool: of two groups, the one that has had less build time for its weight is next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FairShare {
+    /// Label of the jobs whose value is their group. Jobs without it are a group too.
+    #[schemars(length(min = 1, max = 317))]
+    #[x_kube(validation = Rule::new("self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')").message("must be the name of a label, for example team or example.com/team"))]
+    pub label: String,
+
+    /// Weights of groups, by the label's value: a group of weight 2 gets twice the build time of one of weight 1, which
+    /// is the weight of groups that are not listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    #[x_kube(validation = Rule::new("self.all(k, k.size() <= 63 && self[k] >= 1 && self[k] <= 1000)").message("must be weights from 1 to 1000 by value of the label"))]
+    pub weights: BTreeMap<String, i32>,
+
+    /// Time after which build time of the past counts half.
+    #[serde(default = "default_half_life")]
+    #[schemars(schema_with = "half_life_schema")]
+    pub half_life: Duration,
+}
+
+/// What jobs get that do not say it themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobDefaults {
+    /// Time that a build may run. The pool's `maxBuildDuration` when absent, and never more than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub timeout: Option<Duration>,
+
+    /// Time that a job may wait for its start. No end when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "wait_schema")]
+    pub queue_timeout: Option<Duration>,
+
+    /// How often a build is begun again after an infrastructure fault. 2 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub infra_retries: Option<i32>,
+
+    /// Time after its end at which a job is deleted. Never when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "ttl_schema")]
+    pub ttl_after_finished: Option<Duration>,
+}
+
+impl JobDefaults {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -304,6 +382,10 @@ pub struct PoolMember {
 }
 
 fn default_max_build_duration() -> Duration {
+    std::time::Duration::from_hours(1).into()
+}
+
+fn default_half_life() -> Duration {
     std::time::Duration::from_hours(1).into()
 }
 

@@ -17,15 +17,77 @@ pub struct LocalReference {
     pub name: String,
 }
 
-/// Schema of a duration in Go's syntax.
+/// Schema of the time that a build may run.
 pub(crate) fn duration_schema(_: &mut SchemaGenerator) -> Schema {
+    duration_between("1s", "24h", "90s, 30m or 1h30m")
+}
+
+/// Schema of the time that a job may wait.
+pub(crate) fn wait_schema(_: &mut SchemaGenerator) -> Schema {
+    duration_between("1s", "168h", "5m or 1h30m")
+}
+
+/// Schema of the time that a job is kept after its end.
+pub(crate) fn ttl_schema(_: &mut SchemaGenerator) -> Schema {
+    duration_between("0s", "8760h", "1h or 168h")
+}
+
+/// Schema of a half-life of past use.
+pub(crate) fn half_life_schema(_: &mut SchemaGenerator) -> Schema {
+    duration_between("1m", "168h", "30m or 24h")
+}
+
+/// Schema of a duration in Go's syntax.
+fn duration_between(least: &str, most: &str, examples: &str) -> Schema {
     json_schema!({
         "type": "string",
         "maxLength": 32,
         "x-kubernetes-validations": [{
-            "rule": "self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('1s') && duration(self) <= duration('24h')",
-            "message": "must be a duration between 1s and 24h, for example 90s, 30m or 1h30m",
+            "rule": format!("self.matches('^([0-9]+(\\\\.[0-9]+)?(ms|s|m|h))+$') && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"),
+            "message": format!("must be a duration between {least} and {most}, for example {examples}"),
         }],
+    })
+}
+
+/// Schema of `metav1.LabelSelector`, bounded, with the rules that the API server has for it in its own kinds.
+pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels that the pool has, with these values.",
+                "type": "object",
+                "maxProperties": 16,
+                "additionalProperties": {"type": "string", "maxLength": 63},
+            },
+            "matchExpressions": {
+                "description": "Conditions on the pool's labels; all of them hold.",
+                "type": "array",
+                "maxItems": 16,
+                "items": {
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": {"description": "The label's name.", "type": "string", "minLength": 1, "maxLength": 317},
+                        "operator": {
+                            "description": "How the label relates to the values.",
+                            "type": "string",
+                            "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                        },
+                        "values": {
+                            "description": "The values of In and NotIn.",
+                            "type": "array",
+                            "maxItems": 32,
+                            "items": {"type": "string", "maxLength": 63},
+                        },
+                    },
+                    "x-kubernetes-validations": [{
+                        "rule": "(self.operator in ['In', 'NotIn']) == (has(self.values) && self.values.size() > 0)",
+                        "message": "values must be given for In and NotIn, and must be absent for Exists and DoesNotExist",
+                    }],
+                },
+            },
+        },
     })
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use buildpools_buildkit::{Access, Build, Context, Credentials, Daemon, Dockerfile, Output, Trust};
-use buildpools_crds::lifecycle::{self, Member, Outcome};
+use buildpools_crds::lifecycle::{self, Member, Outcome, Policy};
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobSpec, BuildJobStatus, BuiltImage, JobPhase};
 use buildpools_crds::{crd, names, patch};
 use futures::TryStreamExt as _;
@@ -120,7 +120,7 @@ pub fn start(environment: &Environment, namespace: &str, daemon: Daemon, member:
     let access = Access { credentials: Arc::new(credentials), trust: Arc::new(trust), ..Access::default() };
     let jobs = Api::namespaced_with(environment.client.clone(), namespace, &resource());
     let dispatcher = Dispatcher { jobs, daemon, access, member };
-    Ok(Running(tokio::spawn(async move { dispatcher.run().await })))
+    Ok(Running(tokio::spawn(async move { Box::pin(dispatcher.run()).await })))
 }
 
 impl Dispatcher {
@@ -150,7 +150,8 @@ impl Dispatcher {
         if status.phase != JobPhase::Pending {
             return Ok(());
         }
-        let next = lifecycle::bind(&status, &self.member, Timestamp::now())?;
+        let pool = job.spec.pool_ref.as_ref().map_or_else(String::new, |pool| pool.name.clone());
+        let next = lifecycle::bind(&status, &pool, &self.member, Timestamp::now())?;
         let job = self.swap(job, &next).await?;
         let status = job.status.clone().unwrap_or_default();
         let next = lifecycle::start(&status, &uid, &self.member, "ideal", Timestamp::now())?;
@@ -160,7 +161,7 @@ impl Dispatcher {
         let names = request.output.map(|output| output.names).unwrap_or_default();
         let outcome = Outcome::Succeeded(built.digest.map(|digest| BuiltImage { digest, names }));
         let status = job.status.clone().unwrap_or_default();
-        let next = lifecycle::finish(&status, &self.member.uid, &outcome, Timestamp::now())?;
+        let next = lifecycle::finish(&status, &self.member.uid, &outcome, Policy::default(), Timestamp::now())?;
         self.swap(job, &next).await?;
         Ok(())
     }

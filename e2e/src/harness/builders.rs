@@ -80,7 +80,7 @@ pub struct JobBuilder<'a> {
 
 impl<'a> JobBuilder<'a> {
     pub(super) fn new(tenant: &'a Tenant, name: &str, pool: &str) -> Self {
-        let spec = BuildJobSpec { pool_ref: LocalReference { name: pool.into() }, ..BuildJobSpec::default() };
+        let spec = BuildJobSpec { pool_ref: Some(LocalReference { name: pool.into() }), ..BuildJobSpec::default() };
         Self { tenant, job: BuildJob::new(name, spec) }
     }
 

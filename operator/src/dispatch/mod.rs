@@ -159,7 +159,8 @@ async fn until(time: Option<Timestamp>) {
 
 /// The three watches. Jobs that have ended are not among what is watched.
 fn watch(client: &Client) -> BoxStream<'static, Seen> {
-    let jobs = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let jobs =
+        watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled");
     let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
     let members = watcher::Config::default().labels(&members);
     futures::stream::select_all([

@@ -173,7 +173,7 @@ pub fn schedule(snapshot: &Snapshot, now: Timestamp) -> Plan {
                     plan.decide(job, Action::Lost(gone));
                 }
             }
-            JobPhase::Succeeded | JobPhase::Failed => {}
+            JobPhase::Succeeded | JobPhase::Failed | JobPhase::Cancelled => {}
         }
     }
     plan
@@ -262,7 +262,8 @@ fn gone(snapshot: &Snapshot, job: &Job) -> Option<Gone> {
 fn wait(job: &Job, reason: &'static str, message: String, now: Timestamp, plan: &mut Plan) {
     let lost = job.status.attempts.last().and_then(|attempt| attempt.finished_at.as_ref());
     let queued = lost.map_or(job.created, |time| time.0.max(job.created));
-    if lifecycle::wait(&job.status, reason, &message, now).is_some() && plan.reached(after(queued, WAIT_GRACE), now) {
+    let waiting = lifecycle::Waiting { reason, message: &message, pool: Some(&job.pool), position: None };
+    if lifecycle::wait(&job.status, &waiting, now).is_some() && plan.reached(after(queued, WAIT_GRACE), now) {
         plan.decide(job, Action::Wait { reason, message });
     }
 }

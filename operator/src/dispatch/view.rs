@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use buildpools_crds::labels;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, FailureReason, std_duration};
+use buildpools_crds::lifecycle;
+use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, FailureReason, JobDefaults, std_duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::ResourceExt as _;
@@ -35,6 +36,8 @@ pub struct Job {
     pub deleting: bool,
     /// Name of the pool that it asks for, in its own namespace.
     pub pool: String,
+    /// What follows the end of an attempt.
+    pub policy: lifecycle::Policy,
     /// Time that the build may run, if the job says so.
     pub timeout: Option<Duration>,
     /// Status.
@@ -50,7 +53,8 @@ impl Job {
             created: job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
             deleting: job.metadata.deletion_timestamp.is_some(),
             version: job.metadata.resource_version.unwrap_or_default(),
-            pool: job.spec.pool_ref.name,
+            pool: job.spec.pool_ref.as_ref().map(|pool| pool.name.clone()).unwrap_or_default(),
+            policy: lifecycle::Policy::of(&job.spec, &JobDefaults::default()),
             timeout: job.spec.timeout.map(std_duration),
             status: job.status.unwrap_or_default(),
         }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::lifecycle::{self, Outcome, TransitionError};
+use buildpools_crds::lifecycle::{self, Outcome, TransitionError, Waiting, failure};
 use buildpools_crds::patch;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, Failure, FailureReason};
+use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
@@ -195,21 +195,18 @@ fn next(job: &Job, action: &Action, gone: Option<&Gone>, now: Timestamp) -> Resu
     let status = &job.status;
     let uid = status.assigned_to.as_deref().unwrap_or_default();
     match action {
-        Action::Bind(member) => lifecycle::bind(status, member, now),
+        Action::Bind(member) => lifecycle::bind(status, &job.pool, member, now),
         Action::Unbind { why, .. } => lifecycle::unbind(status, uid, why, now),
         Action::Lost(seen) => {
             let gone = gone.unwrap_or(seen);
-            lifecycle::finish(status, uid, &Outcome::Failed(failure(gone.reason, &gone.message)), now)
+            lifecycle::finish(status, uid, &Outcome::Failed(failure(gone.reason, &gone.message)), job.policy, now)
         }
         Action::Refuse { reason, message } => lifecycle::refuse(status, *reason, message, now),
         Action::Wait { reason, message } => {
-            Ok(lifecycle::wait(status, reason, message, now).unwrap_or_else(|| status.clone()))
+            let waiting = Waiting { reason, message, pool: Some(&job.pool), position: None };
+            Ok(lifecycle::wait(status, &waiting, now).unwrap_or_else(|| status.clone()))
         }
     }
-}
-
-fn failure(reason: FailureReason, message: &str) -> Failure {
-    Failure { reason, message: message.to_owned(), step: None, location: None, exit_code: None, log_tail: Vec::new() }
 }
 
 /// Whether the answer says that nothing was written.

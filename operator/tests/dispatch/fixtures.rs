@@ -28,7 +28,7 @@ pub fn pending() -> BuildJobStatus {
 }
 
 pub fn bound() -> BuildJobStatus {
-    lifecycle::bind(&pending(), &member(), Timestamp::now()).unwrap()
+    lifecycle::bind(&pending(), "web", &member(), Timestamp::now()).unwrap()
 }
 
 pub fn running() -> BuildJobStatus {

@@ -42,7 +42,7 @@ async fn a_waiting_job_is_bound_by_one_write() {
     let writes: Vec<_> = received.iter().filter(|request| request.is_write()).collect();
     assert_eq!(writes.len(), 1, "{writes:?}");
     let jobs = received.iter().find(|request| request.permission().2 == "buildjobs").unwrap();
-    assert_eq!(jobs.query["fieldSelector"], "status.phase!=Succeeded,status.phase!=Failed");
+    assert_eq!(jobs.query["fieldSelector"], "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled");
 }
 
 #[tokio::test]

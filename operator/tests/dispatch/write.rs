@@ -54,6 +54,7 @@ async fn a_bind_is_one_merge_patch_of_the_version_that_was_decided_on() {
         "metadata": {"resourceVersion": version},
         "status": {
             "phase": "Bound",
+            "pool": "web",
             "assignedTo": "pod-uid",
             "member": "web-0",
             "attempt": 1,

@@ -9,9 +9,9 @@ mod client;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::lifecycle::{self, Outcome};
+use buildpools_crds::lifecycle::{self, Outcome, Policy};
 use buildpools_crds::patch;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, JobPhase};
+use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, FailureReason, JobDefaults, JobPhase};
 use jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
@@ -153,7 +153,8 @@ impl ApiServer {
             if !is_attempt(status, &self.me, instance, attempt) {
                 return is_finished(status, attempt, &result, &name);
             }
-            let next = match lifecycle::finish(status, &self.me.pod.uid, &result, ended) {
+            let policy = Policy::of(&job.spec, &JobDefaults::default());
+            let next = match lifecycle::finish(status, &self.me.pod.uid, &result, policy, ended) {
                 Ok(next) => next,
                 Err(error) => {
                     tracing::warn!(job = name, attempt, "outcome dropped: {error}");
@@ -209,6 +210,7 @@ fn is_finished(status: &BuildJobStatus, attempt: i32, result: &Outcome, name: &s
     let expected = match result {
         Outcome::Succeeded(_) => "Succeeded",
         Outcome::Failed(failure) => failure.reason.as_str(),
+        Outcome::Cancelled => FailureReason::Cancelled.as_str(),
     };
     let found = status.attempts.iter().find(|found| found.number == attempt).and_then(|found| found.result.as_deref());
     if found != Some(expected) {

@@ -1,5 +1,5 @@
 use super::*;
-use buildpools_crds::lifecycle::{self, Member, Outcome};
+use buildpools_crds::lifecycle::{self, Member, Outcome, Policy};
 use buildpools_crds::v1alpha1::FailureReason;
 use jiff::Timestamp;
 
@@ -32,7 +32,7 @@ fn job(uid: &str, status: BuildJobStatus) -> Arc<BuildJob> {
 }
 
 fn bound_status() -> BuildJobStatus {
-    lifecycle::bind(&BuildJobStatus::default(), &member("pod"), at(1)).unwrap()
+    lifecycle::bind(&BuildJobStatus::default(), "main", &member("pod"), at(1)).unwrap()
 }
 
 fn running_status(instance: &str) -> BuildJobStatus {
@@ -42,8 +42,8 @@ fn running_status(instance: &str) -> BuildJobStatus {
 /// After a lost first attempt, bound again.
 fn bound_again_status() -> BuildJobStatus {
     let lost = Outcome::Failed(crate::outcome::failure(FailureReason::DaemonLost, "lost"));
-    let pending = lifecycle::finish(&running_status("me"), "pod", &lost, at(3)).unwrap();
-    lifecycle::bind(&pending, &member("pod"), at(4)).unwrap()
+    let pending = lifecycle::finish(&running_status("me"), "pod", &lost, Policy::default(), at(3)).unwrap();
+    lifecycle::bind(&pending, "main", &member("pod"), at(4)).unwrap()
 }
 
 /// Actions in short.
@@ -75,8 +75,9 @@ fn building() -> Core {
 
 #[test]
 fn each_phase_of_a_job_that_no_task_works_on() {
-    let succeeded = lifecycle::finish(&running_status("me"), "pod", &Outcome::Succeeded(None), at(3)).unwrap();
-    let elsewhere = lifecycle::bind(&BuildJobStatus::default(), &member("other pod"), at(1)).unwrap();
+    let succeeded =
+        lifecycle::finish(&running_status("me"), "pod", &Outcome::Succeeded(None), Policy::default(), at(3)).unwrap();
+    let elsewhere = lifecycle::bind(&BuildJobStatus::default(), "main", &member("other pod"), at(1)).unwrap();
     for (status, expected) in [
         (BuildJobStatus::default(), vec![]),
         (bound_status(), vec!["start a"]),
@@ -93,7 +94,7 @@ fn each_phase_of_a_job_that_no_task_works_on() {
 #[test]
 fn jobs_wait_for_the_daemon_and_the_slots_and_start_in_order() {
     let mut core = core();
-    let later = lifecycle::bind(&BuildJobStatus::default(), &member("pod"), at(9)).unwrap();
+    let later = lifecycle::bind(&BuildJobStatus::default(), "main", &member("pod"), at(9)).unwrap();
     assert!(core.handle(seen("a", later)).is_empty());
     assert!(core.handle(seen("b", bound_status())).is_empty());
     assert!(core.handle(seen("c", running_status("another process"))).is_empty());

@@ -83,7 +83,7 @@ async fn a_lost_daemon_is_another_attempt_and_not_before_it_answers() {
     assert_eq!(status["attempts"][0]["result"], "DaemonLost");
     // Bound here again at once.
     let pending: BuildJobStatus = serde_json::from_value(status).unwrap();
-    let again = lifecycle::bind(&pending, &crate::world::member(), jiff::Timestamp::now()).unwrap();
+    let again = lifecycle::bind(&pending, "main", &crate::world::member(), jiff::Timestamp::now()).unwrap();
     world.api.set("buildjobs", "app", Some(job("a", &again)));
     world.settle().await;
     assert_eq!(world.daemon.solved(), ["a-1"]);

@@ -272,7 +272,7 @@ pub fn job(uid: &str, status: &BuildJobStatus) -> Value {
 }
 
 pub fn bound() -> BuildJobStatus {
-    lifecycle::bind(&BuildJobStatus::default(), &member(), Timestamp::UNIX_EPOCH).unwrap()
+    lifecycle::bind(&BuildJobStatus::default(), "main", &member(), Timestamp::UNIX_EPOCH).unwrap()
 }
 
 pub fn running(uid: &str, instance: &str) -> BuildJobStatus {

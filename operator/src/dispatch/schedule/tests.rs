@@ -33,7 +33,7 @@ fn job(name: &str, created: i64) -> Job {
 fn bound(name: &str, created: i64, ordinal: u32, since: i64) -> Job {
     let mut job = job(name, created);
     let member = lifecycle::Member { pod: format!("main-{ordinal}"), uid: format!("pod-{ordinal}") };
-    job.status = lifecycle::bind(&job.status, &member, at(since)).unwrap();
+    job.status = lifecycle::bind(&job.status, "main", &member, at(since)).unwrap();
     job
 }
 
@@ -168,7 +168,12 @@ fn waiting_is_told_once_and_only_if_it_lasts() {
     assert_eq!(tell(&plan), ["b: wait (WaitingForSlot)"]);
     let Action::Wait { reason, message } = &plan.decisions[0].action else { unreachable!() };
     let waiting = snapshot.jobs.values_mut().find(|job| job.key.1 == "b").unwrap();
-    waiting.status = lifecycle::wait(&waiting.status, reason, message, at(12)).unwrap();
+    waiting.status = lifecycle::wait(
+        &waiting.status,
+        &lifecycle::Waiting { reason, message, pool: Some("main"), position: None },
+        at(12),
+    )
+    .unwrap();
     let plan = schedule(&snapshot, at(LATER));
     assert_eq!(plan, Plan::default(), "at rest there is nothing to write and nothing to wait for");
 }

@@ -26,7 +26,7 @@ fn job(name: &str, version: &str) -> Job {
 fn bound(name: &str, version: &str) -> Job {
     let member = lifecycle::Member { pod: "main-0".into(), uid: "pod-0".into() };
     let job = job(name, version);
-    Job { status: lifecycle::bind(&job.status, &member, at(0)).unwrap(), ..job }
+    Job { status: lifecycle::bind(&job.status, "main", &member, at(0)).unwrap(), ..job }
 }
 
 fn running(name: &str, version: &str) -> Job {
