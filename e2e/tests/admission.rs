@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use buildpools_crds::conditions;
-use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool, LocalReference};
 use buildpools_e2e::harness::Tenant;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, Request};
