@@ -22,8 +22,6 @@ rules:
 
 /// Starts etcd and the API server at once: the API server waits for the other.
 pub fn start(layout: &Layout, addresses: &Addresses) -> Result<Vec<Process>> {
-    let audit_policy = layout.config("audit-policy.yaml");
-    fs::write(&audit_policy, AUDIT_POLICY)?;
     let etcd = [
         format!("--data-dir={}", layout.data("etcd").display()),
         // The node's loopback interface: nobody else reaches it.
@@ -38,26 +36,43 @@ pub fn start(layout: &Layout, addresses: &Addresses) -> Result<Vec<Process>> {
         format!("--advertise-address={}", addresses.node),
         format!("--secure-port={API_PORT}"),
         "--etcd-servers=http://127.0.0.1:2379".into(),
-        format!("--client-ca-file={}", pki("ca.crt")),
-        format!("--tls-cert-file={}", pki("apiserver.crt")),
-        format!("--tls-private-key-file={}", pki("apiserver.key")),
         format!("--kubelet-client-certificate={}", pki("kubelet-client.crt")),
         format!("--kubelet-client-key={}", pki("kubelet-client.key")),
         "--kubelet-preferred-address-types=InternalIP".into(),
-        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
-        format!("--service-account-key-file={}", pki("service-accounts.pub")),
-        format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
         format!("--service-cluster-ip-range={}", addresses.services),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         "--allow-privileged".into(),
-        format!("--audit-policy-file={}", audit_policy.display()),
-        format!("--audit-log-path={}", layout.audit_log().display()),
         "--profiling=false".into(),
     ];
+    let (keys, audit) = (keys(layout), audit(layout)?);
+    let api_server = api_server.iter().chain(&keys).chain(&audit);
     Ok(vec![
         process::start(layout, "etcd", &layout.tool("etcd"), &etcd)?,
-        process::start(layout, "kube-apiserver", &layout.tool("kube-apiserver"), &api_server)?,
+        process::start(layout, "kube-apiserver", &layout.tool("kube-apiserver"), api_server)?,
+    ])
+}
+
+/// The API server's flags about keys and certificates, as [`super::pki`] makes them.
+pub fn keys(layout: &Layout) -> [String; 6] {
+    let pki = |file: &str| layout.pki(file).display().to_string();
+    [
+        format!("--client-ca-file={}", pki("ca.crt")),
+        format!("--tls-cert-file={}", pki("apiserver.crt")),
+        format!("--tls-private-key-file={}", pki("apiserver.key")),
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
+        format!("--service-account-key-file={}", pki("service-accounts.pub")),
+        format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
+    ]
+}
+
+/// The API server's flags about its audit log.
+pub fn audit(layout: &Layout) -> Result<[String; 2]> {
+    let policy = layout.config("audit-policy.yaml");
+    fs::write(&policy, AUDIT_POLICY)?;
+    Ok([
+        format!("--audit-policy-file={}", policy.display()),
+        format!("--audit-log-path={}", layout.audit_log().display()),
     ])
 }
 

@@ -104,41 +104,52 @@ fn test_ca(layout: &Layout) -> Result<Authority> {
 
 /// Makes all keys, certificates and kubeconfigs of the cluster.
 pub fn create(layout: &Layout, addresses: &Addresses) -> Result<()> {
-    let put = |name: &str, (certificate, key): (String, String)| {
-        fs::write(layout.pki(&format!("{name}.crt")), certificate)?;
-        write_secret(&layout.pki(&format!("{name}.key")), &key)
-    };
     let node = addresses.node.to_string();
     let names = [REGISTRY_HOST, GIT_HOST, &node, "127.0.0.1"].map(str::to_owned);
-    put("servers", test_ca(layout)?.server(REGISTRY_HOST, names.into())?)?;
+    put(layout, "servers", test_ca(layout)?.server(REGISTRY_HOST, names.into())?)?;
 
+    let node_user = format!("system:node:{}", layout.name);
+    let kubelet = ("kubelet", node_user.as_str(), Some("system:nodes"));
+    let server = format!("https://{node}:{API_PORT}");
+    kubernetes(layout, &server, &[&node, &addresses.api_service.to_string()], CLIENTS.into_iter().chain([kubelet]))
+}
+
+/// Makes what an API server needs: its CA, its certificate (for `names` beside the usual ones), the key that signs the
+/// tokens of service accounts; and for each client (file, user, group) a certificate and a kubeconfig for `server`.
+pub fn kubernetes<'a>(
+    layout: &Layout,
+    server: &str,
+    names: &[&str],
+    clients: impl IntoIterator<Item = (&'a str, &'a str, Option<&'a str>)>,
+) -> Result<()> {
     let authority = Authority::ensure("kubernetes", &layout.pki("ca.crt"), &layout.pki("ca.key"))?;
-    let names = [
+    let usual = [
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
         "kubernetes.default.svc.cluster.local",
         "localhost",
         "127.0.0.1",
-        &node,
-        &addresses.api_service.to_string(),
     ];
-    put("apiserver", authority.server("kube-apiserver", names.map(str::to_owned).into())?)?;
-    let node_user = format!("system:node:{}", layout.name);
-    let kubelet = ("kubelet", node_user.as_str(), Some("system:nodes"));
-    for (file, user, group) in CLIENTS.into_iter().chain([kubelet]) {
+    let names = usual.iter().chain(names).map(|name| (*name).to_owned()).collect();
+    put(layout, "apiserver", authority.server("kube-apiserver", names)?)?;
+    for (file, user, group) in clients {
         let pair = authority.client(user, group)?;
-        let text = kubeconfig(layout, addresses, &authority.certificate, &pair);
-        put(file, pair)?;
+        let text = kubeconfig(&layout.name, server, &authority.certificate, &pair);
+        put(layout, file, pair)?;
         let path = if file == "admin" { layout.kubeconfig() } else { kubeconfig_path(layout, file) };
         write_secret(&path, &text)?;
     }
 
-    // Signs the tokens of service accounts.
     let key = KeyPair::generate()?;
     write_secret(&layout.pki("service-accounts.key"), &key.serialize_pem())?;
     fs::write(layout.pki("service-accounts.pub"), key.public_key_pem())?;
     Ok(())
+}
+
+fn put(layout: &Layout, name: &str, (certificate, key): (String, String)) -> Result<()> {
+    fs::write(layout.pki(&format!("{name}.crt")), certificate)?;
+    write_secret(&layout.pki(&format!("{name}.key")), &key)
 }
 
 /// The kubeconfig of a component.
@@ -147,13 +158,12 @@ pub fn kubeconfig_path(layout: &Layout, component: &str) -> std::path::PathBuf {
 }
 
 /// JSON, which is YAML too.
-fn kubeconfig(layout: &Layout, addresses: &Addresses, ca: &str, (certificate, key): &(String, String)) -> String {
-    let name = &layout.name;
+fn kubeconfig(name: &str, server: &str, ca: &str, (certificate, key): &(String, String)) -> String {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": name, "cluster": {
-            "server": format!("https://{}:{API_PORT}", addresses.node),
+            "server": server,
             "certificate-authority-data": BASE64_STANDARD.encode(ca),
         }}],
         "users": [{"name": name, "user": {

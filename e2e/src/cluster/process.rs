@@ -79,7 +79,7 @@ where
 }
 
 /// Starts the command, whose `exec`s must all stay in the one process, and writes the pid file.
-pub(super) fn spawn(layout: &Layout, name: &str, command: &mut Command) -> Result<Process> {
+pub fn spawn(layout: &Layout, name: &str, command: &mut Command) -> Result<Process> {
     let log = layout.log(name);
     // To append, as a child that opens /dev/stdout anew (nginx) has a position of its own.
     let output = File::options().append(true).create(true).open(&log).with_context(|| log.display().to_string())?;

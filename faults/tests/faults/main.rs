@@ -1,0 +1,4 @@
+//! Operator and runners under faults, at a real API server.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod control_plane;
