@@ -7,6 +7,7 @@
 //! - [`patch`]: status writes as compare-and-swap.
 //! - [`labels`], [`names`]: what objects are called and how they are found.
 //! - [`member_config`]: the file by which the operator tells a runner about its pool.
+//! - [`watch`]: watches that come back whatever the API server answers.
 //! - [`crd`]: the CustomResourceDefinitions, as `crdgen` prints them.
 
 pub mod conditions;
@@ -17,6 +18,7 @@ pub mod member_config;
 pub mod names;
 pub mod patch;
 pub mod v1alpha1;
+pub mod watch;
 
 /// API group of every resource of this project.
 pub const GROUP: &str = "buildpools.dev";

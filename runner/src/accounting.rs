@@ -3,13 +3,15 @@
 //!
 //! A build cannot outlive the process that asked for it (its session is gone), so it can be accounted for, and never
 //! adopted. The daemon says "context canceled" both when a client goes away and when a user cancels; nobody here
-//! cancels and then accounts, so it means that the process was lost.
+//! cancels and then accounts, so it means that the process was lost, or, if the job is to be cancelled, that it is.
 
 use std::time::Duration;
 
 use buildpools_buildkit::{BuildError, ErrorKind, HistoryRecord, HistoryState};
 use buildpools_crds::lifecycle::Outcome;
 use buildpools_crds::v1alpha1::{BuildJob, FailureReason};
+
+use tokio::time::error::Elapsed;
 
 use crate::daemon::Builder;
 use crate::outcome;
@@ -18,6 +20,24 @@ use crate::outcome;
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// When it is said that a build whose client is gone still runs: it should end within a tenth of a second.
 const STRANGE_AFTER: u32 = 100;
+
+/// How long the daemon may take to end a build that was stopped.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Waits until the daemon has ended a build that was stopped, so that nothing is said, and no slot given away, while
+/// its steps still run. `Err` when it has not within five seconds: a stop must not depend on a daemon that hangs.
+pub async fn ended(builder: &impl Builder, reference: &str) -> Result<Option<HistoryState>, Elapsed> {
+    let ask = async {
+        loop {
+            match builder.history(reference).await {
+                Ok(Some(HistoryRecord { state: HistoryState::Active, .. })) | Err(_) => {}
+                Ok(record) => return record.map(|record| record.state),
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    };
+    tokio::time::timeout(END_WITHIN, ask).await
+}
 
 /// How the attempt with this Ref ended. Returns when the daemon has answered and the build is over, however long that
 /// takes: until then, nothing may be said about the attempt. `cause` says why its process does not know.
@@ -57,7 +77,9 @@ fn judge(job: &BuildJob, record: Option<HistoryRecord>, cause: &str) -> Option<O
     };
     match record.state {
         HistoryState::Active => None,
+        HistoryState::Cancelled if job.spec.cancel => Some(Outcome::Cancelled),
         HistoryState::Cancelled => lost(FailureReason::RunnerLost, "the build ended with it"),
+        HistoryState::Failed(error) if job.spec.cancel && was_cut_off(&error) => Some(Outcome::Cancelled),
         HistoryState::Failed(error) if was_cut_off(&error) => {
             lost(FailureReason::RunnerLost, &format!("the build ended with it ({})", error.message))
         }
@@ -97,8 +119,9 @@ mod tests {
         }
     }
 
-    fn reason(state: Option<HistoryState>) -> Option<&'static str> {
+    fn reason(state: Option<HistoryState>, cancel: bool) -> Option<&'static str> {
         let mut job = BuildJob::default();
+        job.spec.cancel = cancel;
         job.spec.output.image = Some(ImageOutput { names: vec!["r.test/app:1".into()], push: true });
         let record =
             state.map(|state| HistoryRecord { created_at: jiff::Timestamp::UNIX_EPOCH, completed_at: None, state });
@@ -112,6 +135,10 @@ mod tests {
         })
     }
 
+    fn is_without_digest(state: Option<&HistoryState>) -> bool {
+        matches!(state, Some(HistoryState::Succeeded { digest: None }))
+    }
+
     #[test]
     fn what_the_history_means() {
         let failed = |kind, message| Some(HistoryState::Failed(Box::new(error(kind, message))));
@@ -122,12 +149,20 @@ mod tests {
             (Some(HistoryState::Succeeded { digest: Some("sha256:1".into()) }), Some("Succeeded")),
             (Some(HistoryState::Succeeded { digest: None }), Some("RunnerLost")),
             (failed(ErrorKind::BuildStepFailed, "exit code: 7"), Some("BuildStepFailed")),
-            (failed(ErrorKind::BuildStepFailed, "exit code: 137: context canceled"), Some("RunnerLost")),
+            (failed(ErrorKind::Cancelled, "the build was cancelled"), Some("RunnerLost")),
+            (failed(ErrorKind::OutOfMemory, "RUN make was killed (exit code 137)"), Some("OutOfMemory")),
             (failed(ErrorKind::RegistryAccessDenied, "403 Forbidden"), Some("RegistryAccessDenied")),
             (failed(ErrorKind::Internal, "no active session for abc"), Some("RunnerLost")),
             (failed(ErrorKind::Internal, "boom"), Some("Internal")),
         ] {
-            assert_eq!(reason(state.clone()), expected, "{state:?}");
+            assert_eq!(reason(state.clone(), false), expected, "{state:?}");
+            // What was only cut off was cancelled, if that was wanted; everything else is what it is.
+            let expected = if expected == Some("RunnerLost") && !is_without_digest(state.as_ref()) {
+                Some("Cancelled")
+            } else {
+                expected
+            };
+            assert_eq!(reason(state.clone(), true), expected, "to be cancelled: {state:?}");
         }
     }
 }

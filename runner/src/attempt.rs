@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_buildkit::{Access, Build, BuildError, BuildResult, ErrorKind, Event as Progress, EventKind};
+use buildpools_buildkit::{
+    Access, Build, BuildError, BuildResult, ErrorKind, Event as Progress, EventKind, HistoryState,
+};
 use buildpools_crds::lifecycle::Outcome;
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::{BuildJob, Failure, std_duration};
@@ -13,7 +15,7 @@ use kube::ResourceExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::accounting::account;
+use crate::accounting::{account, ended};
 use crate::api::ApiServer;
 use crate::credentials::Mounted;
 use crate::daemon::Builder;
@@ -74,8 +76,16 @@ impl<B: Builder> Workshop<B> {
         log.line(format_args!("attempt {attempt} starts on {}", self.me.pod.pod));
         let reference = names::attempt_ref(&uid, attempt);
         let end = match outcome::build(&job, reference.clone()) {
+            // Nothing was solved yet, so nothing is to be stopped.
+            _ if job.spec.cancel => End::Stopped(Stop::Cancelled),
             Ok(build) => self.build(&job, &build, &access, &log, &mut stop).await,
             Err(failure) => End::Impossible(failure),
+        };
+        let success = match &end {
+            End::TimedOut { .. } | End::Stopped(Stop::NotOurs | Stop::Cancelled) => {
+                self.stopped_build(&job, &reference, &log).await
+            }
+            End::Built(_) | End::Impossible(_) | End::Stopped(Stop::Revoked) => None,
         };
         self.tell(Event::Ended(uid));
         let result = match end {
@@ -89,7 +99,10 @@ impl<B: Builder> Workshop<B> {
                 outcome::failed(&error)
             }
             End::Impossible(failure) => Outcome::Failed(failure),
+            // The end of the build came before the stop.
+            End::TimedOut { .. } | End::Stopped(Stop::Cancelled) if success.is_some() => success?,
             End::TimedOut { limit, field, step } => outcome::timed_out(limit, &field, step),
+            End::Stopped(Stop::Cancelled) => Outcome::Cancelled,
             End::Stopped(Stop::NotOurs) => {
                 log.line(format_args!("stopped: the job was deleted or taken from {}", self.me.pod.pod));
                 return Some(attempt);
@@ -118,13 +131,36 @@ impl<B: Builder> Workshop<B> {
         };
         self.tell(Event::Ended(job.metadata.uid.clone()?));
         log.line(outcome::line(&result, Duration::ZERO));
-        self.api.finish(job.clone(), &instance, attempt, &result, Timestamp::now()).await;
+        self.finish(job.clone(), &instance, attempt, &result).await;
         Some(attempt)
+    }
+
+    /// Waits until the daemon has ended a build that was stopped. An image that it has pushed by then is there, so the
+    /// build succeeded, whoever stopped it.
+    async fn stopped_build(&self, job: &BuildJob, reference: &str, log: &JobLog) -> Option<Outcome> {
+        match ended(&self.builder, reference).await {
+            Ok(Some(HistoryState::Succeeded { digest })) => {
+                Some(outcome::succeeded(job, digest)).filter(|outcome| matches!(outcome, Outcome::Succeeded(_)))
+            }
+            Ok(_) => None,
+            Err(_) => {
+                log.line("the build was stopped, but the daemon has not ended it within 5 s");
+                tracing::warn!(job = job.name_any(), reference, "the daemon does not end a build that was stopped");
+                None
+            }
+        }
+    }
+
+    async fn finish(&self, job: Arc<BuildJob>, instance: &str, attempt: i32, result: &Outcome) {
+        let ended = Timestamp::now();
+        // The pool as it is when the outcome is written.
+        let defaults = || self.pool.borrow().job_defaults.clone();
+        self.api.finish(job, instance, attempt, result, ended, defaults).await;
     }
 
     async fn report_outcome(&self, job: BuildJob, attempt: i32, result: &Outcome, began: Instant, log: &JobLog) {
         log.line(outcome::line(result, began.elapsed()));
-        self.api.finish(Arc::new(job), &self.me.instance, attempt, result, Timestamp::now()).await;
+        self.finish(Arc::new(job), &self.me.instance, attempt, result).await;
     }
 
     /// Builds. When this returns, the build is over or cancelled.
@@ -147,11 +183,15 @@ impl<B: Builder> Workshop<B> {
 
     /// How long the build may run, and which field says so.
     fn limit(&self, job: &BuildJob) -> (Duration, String) {
-        let longest = self.pool.borrow().max_build_duration;
-        match job.spec.timeout.map(std_duration) {
-            Some(timeout) if timeout <= longest => (timeout, "spec.timeout".to_owned()),
-            _ => (longest, format!("spec.maxBuildDuration of BuildPool {}", self.me.pool)),
-        }
+        let settings = self.pool.borrow();
+        let longest = settings.max_build_duration;
+        let of_pool = |field: &str| format!("{field} of BuildPool {}", self.me.pool);
+        let (asked, field) = match (job.spec.timeout, settings.job_defaults.timeout) {
+            (Some(timeout), _) => (std_duration(timeout), "spec.timeout".to_owned()),
+            (None, Some(timeout)) => (std_duration(timeout), of_pool("spec.jobDefaults.timeout")),
+            (None, None) => (longest, String::new()),
+        };
+        if asked < longest { (asked, field) } else { (longest, of_pool("spec.maxBuildDuration")) }
     }
 
     /// What a build may use now; its problems go into the pool's status.

@@ -1,22 +1,35 @@
-//! The builds' logs on stdout. A reader that is slow or stuck must not hold up a build: what does not fit into the
-//! buffer is dropped and counted.
+//! What goes to stdout (the builds' logs) and stderr (the runner's own). Writing must never hold up or end a build: a
+//! thread of its own writes, what does not fit into the buffer is dropped and counted, and a write that fails (a full
+//! disk behind the pipe) is tried again. The count is said in the log itself as soon as it can be written.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 /// Bytes that may wait to be written.
 const BUFFER: usize = 4 << 20;
+/// Bytes that are written at once.
+const BATCH: usize = 64 << 10;
 /// How long the last lines may take at the end of the process.
 const FLUSH: Duration = Duration::from_secs(2);
+/// Pause after a write that failed; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// Longest pause after a write that failed.
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
-/// Where lines go. Cheap to clone; writing never blocks.
+/// Where lines go. Cheap to clone; writing never blocks and never fails.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    lines: Sender<String>,
+    lines: Sender<Message>,
     shared: Arc<Shared>,
+}
+
+enum Message {
+    Line(String),
+    /// Tell when everything before is written.
+    Flush(Sender<()>),
 }
 
 #[derive(Debug, Default)]
@@ -27,20 +40,17 @@ struct Shared {
 
 /// Waits for the lines that are still to be written.
 #[derive(Debug)]
-pub struct Flush(Mutex<Receiver<()>>);
+pub struct Flush(Sender<Message>);
 
 impl Logs {
     /// Writes to `out` from a thread of its own.
     pub fn start(out: impl Write + Send + 'static) -> (Self, Flush) {
         let (lines, receiver) = channel();
-        let (done, finished) = channel();
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
-        std::thread::spawn(move || {
-            write_all(&receiver, &theirs, out);
-            let _ = done.send(());
-        });
-        (Self { lines, shared }, Flush(Mutex::new(finished)))
+        std::thread::spawn(move || write_all(&receiver, &theirs, out));
+        let flush = Flush(lines.clone());
+        (Self { lines, shared }, flush)
     }
 
     /// The log of one job.
@@ -51,20 +61,33 @@ impl Logs {
     fn push(&self, line: String) {
         let size = line.len();
         let waiting = self.shared.waiting.fetch_add(size, Ordering::Relaxed);
-        if waiting + size > BUFFER {
+        // The channel is closed when the log has no reader any more.
+        if waiting + size > BUFFER || self.lines.send(Message::Line(line)).is_err() {
             self.shared.waiting.fetch_sub(size, Ordering::Relaxed);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        } else if self.lines.send(line).is_err() {
-            // stdout is closed: nobody wants to know.
-            self.shared.waiting.fetch_sub(size, Ordering::Relaxed);
         }
     }
 }
 
+/// For whoever wants to write bytes: each call is one line, or several, with its end.
+impl Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Flush {
-    /// Returns when every line is written, after the last [`Logs`] is gone, or after two seconds.
+    /// Returns when every line is written that was there before, or can never be, or after two seconds.
     pub fn wait(&self) {
-        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(FLUSH);
+        let (done, finished) = channel();
+        if self.0.send(Message::Flush(done)).is_ok() {
+            let _ = finished.recv_timeout(FLUSH);
+        }
     }
 }
 
@@ -83,42 +106,82 @@ impl JobLog {
     }
 }
 
-fn write_all(lines: &Receiver<String>, shared: &Shared, out: impl Write) {
-    let mut out = std::io::BufWriter::new(out);
-    loop {
-        let line = match lines.try_recv() {
-            Ok(line) => line,
-            Err(TryRecvError::Disconnected) => {
-                let _ = out.flush();
-                return;
+fn write_all(lines: &Receiver<Message>, shared: &Shared, mut out: impl Write) {
+    let mut failed = None;
+    while let Some(batch) = next_batch(lines) {
+        let written = write_batch(&mut out, batch.text.as_bytes(), &mut failed);
+        shared.waiting.fetch_sub(batch.text.len(), Ordering::Relaxed);
+        let said = written.and_then(|()| {
+            let dropped = shared.dropped.swap(0, Ordering::Relaxed);
+            if dropped == 0 {
+                return Ok(());
             }
-            Err(TryRecvError::Empty) => {
-                if out.flush().is_err() {
-                    return;
-                }
-                match lines.recv() {
-                    Ok(line) => line,
-                    Err(_) => return,
-                }
-            }
-        };
-        let written = out.write_all(line.as_bytes());
-        shared.waiting.fetch_sub(line.len(), Ordering::Relaxed);
-        let dropped = shared.dropped.swap(0, Ordering::Relaxed);
-        let said = if dropped > 0 {
-            writeln!(out, "[buildpools-runner] {dropped} lines dropped: the log was not read in time")
-        } else {
-            Ok(())
-        };
-        if written.and(said).is_err() {
+            let why = failed.take().unwrap_or_else(|| "it was not read in time".to_owned());
+            let text = format!("[buildpools-runner] {dropped} lines dropped: the log could not be written ({why})\n");
+            write_batch(&mut out, text.as_bytes(), &mut failed)
+        });
+        if let Err(error) = said {
+            // On stderr, if that is another pipe.
+            tracing::warn!("a log has no reader any more ({error}): what follows is dropped");
             return;
         }
+        if let Some(done) = batch.done {
+            let _ = done.send(());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    text: String,
+    done: Option<Sender<()>>,
+}
+
+/// What waits, up to the size of a batch; `None` when nobody is left who could write.
+fn next_batch(lines: &Receiver<Message>) -> Option<Batch> {
+    let mut batch = Batch::default();
+    let mut message = Some(lines.recv().ok()?);
+    while let Some(next) = message {
+        match next {
+            Message::Line(line) => batch.text.push_str(&line),
+            Message::Flush(done) => {
+                batch.done = Some(done);
+                break;
+            }
+        }
+        message = if batch.text.len() < BATCH { lines.try_recv().ok() } else { None };
+    }
+    Some(batch)
+}
+
+/// Writes all of it, however long that takes. Fails only when there is no reader any more.
+fn write_batch(out: &mut impl Write, mut bytes: &[u8], failed: &mut Option<String>) -> std::io::Result<()> {
+    let mut pause = RETRY_FIRST;
+    loop {
+        // An empty write flushes nothing, so the flush belongs into the same loop.
+        let result = if bytes.is_empty() { out.flush().map(|()| 0) } else { out.write(bytes) };
+        match result {
+            Ok(_) if bytes.is_empty() => return Ok(()),
+            Ok(written) if written > 0 => {
+                bytes = &bytes[written..];
+                pause = RETRY_FIRST;
+                continue;
+            }
+            Ok(_) => *failed = Some(ErrorKind::WriteZero.to_string()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Err(error),
+            Err(error) => *failed = Some(error.to_string()),
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(RETRY_LONGEST);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -199,5 +262,84 @@ mod tests {
             .sum();
         assert_eq!(kept + said, 20, "every line is written or counted");
         assert!(said >= 15, "{said} lines were dropped");
+    }
+
+    /// Takes three bytes, and then fails until it is mended.
+    struct Failing {
+        error: ErrorKind,
+        mended: Arc<AtomicBool>,
+        written: Arc<Mutex<Vec<u8>>>,
+        failed: Sender<()>,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut written = self.written.lock().unwrap();
+            if written.is_empty() {
+                written.extend_from_slice(&bytes[..3]);
+                return Ok(3);
+            }
+            if !self.mended.load(Ordering::Relaxed) {
+                let _ = self.failed.send(());
+                return Err(self.error.into());
+            }
+            written.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_no_line_that_fits_into_the_buffer_and_every_other_is_counted() {
+        let (mended, written) = (Arc::<AtomicBool>::default(), Arc::default());
+        let (failed, failure) = channel();
+        let error = ErrorKind::StorageFull;
+        let out = Failing { error, mended: Arc::clone(&mended), written: Arc::clone(&written), failed };
+        let (logs, flush) = Logs::start(out);
+        let log = logs.job("app");
+        log.line("first");
+        failure.recv().unwrap();
+        let line = "x".repeat(BUFFER / 4);
+        for _ in 0..10 {
+            log.line(&line);
+        }
+        log.line("last");
+        mended.store(true, Ordering::Relaxed);
+        let text = loop {
+            flush.wait();
+            let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            if text.ends_with("[app] last\n") {
+                break text;
+            }
+        };
+        let expected = [
+            "[app] first".to_owned(),
+            "[buildpools-runner] 7 lines dropped: the log could not be written (no storage space)".to_owned(),
+            format!("[app] {line}"),
+            format!("[app] {line}"),
+            format!("[app] {line}"),
+            "[app] last".to_owned(),
+        ];
+        assert!(text.lines().eq(&expected), "{:?}", text.lines().map(|l| &l[..l.len().min(100)]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_log_without_a_reader_costs_nothing_and_is_counted() {
+        let (failed, failure) = channel();
+        let error = ErrorKind::BrokenPipe;
+        let out = Failing { error, mended: Arc::default(), written: Arc::default(), failed };
+        let (mut logs, flush) = Logs::start(out);
+        logs.write_all(b"first\n").unwrap();
+        failure.recv().unwrap();
+        flush.wait();
+        let dropped = logs.shared.dropped.load(Ordering::Relaxed);
+        for _ in 0..10 {
+            logs.write_all(b"later\n").unwrap();
+        }
+        assert_eq!(logs.shared.dropped.load(Ordering::Relaxed), dropped + 10);
+        assert_eq!(logs.shared.waiting.load(Ordering::Relaxed), 0, "nothing is kept");
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use buildpools_runner::cli::{Args, Command};
+use buildpools_runner::logs::{Flush, Logs};
 use buildpools_runner::{probe, run};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -26,12 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn start(settings: buildpools_runner::cli::Settings) -> ExitCode {
-    // stdout belongs to the builds' logs.
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG)))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
+    let flush = start_log();
     // Fails only if a provider is installed already; one is enough.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -41,11 +37,27 @@ fn start(settings: buildpools_runner::cli::Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run::run(settings)) {
+    let code = match runtime.block_on(run::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    flush.wait();
+    code
+}
+
+/// The runner's own log goes to stderr, because stdout belongs to the builds' logs. Neither may hold up a build, so it
+/// is written by a thread of its own too.
+fn start_log() -> Flush {
+    let (log, flush) = Logs::start(std::io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG)))
+        .with_writer(move || log.clone())
+        .with_ansi(false)
+        // It would print to stderr, and panic if that fails.
+        .log_internal_errors(false)
+        .init();
+    flush
 }

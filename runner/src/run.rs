@@ -28,9 +28,6 @@ use crate::watch::{self as watches, PoolSettings};
 /// Less than the 90 s after which the API server closes an idle connection.
 const TOUCH_EVERY: Duration = Duration::from_secs(45);
 
-/// Until the pool is known. No build starts before: there are no slots.
-const UNKNOWN_POOL: PoolSettings = PoolSettings { slots: 0, max_build_duration: Duration::ZERO };
-
 /// Takes jobs until SIGTERM, then finishes those that run.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(name) = settings.missing() {
@@ -71,7 +68,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 
     let (logs, flush) = Logs::start(std::io::stdout());
-    let (pool_sender, pool) = watch::channel(UNKNOWN_POOL);
+    // Until the pool is known. No build starts before: there are no slots.
+    let (pool_sender, pool) = watch::channel(PoolSettings::default());
     let (report, reports) = watch::channel(Report::default());
     let doubt = Arc::new(Notify::new());
     let workshop = Arc::new(Workshop {
@@ -101,7 +99,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     stop.cancel();
     tasks.shutdown().await;
     tracing::info!("all builds are done");
-    // The workshop is gone with the tasks, and with it the log's last sender.
     let _ = tokio::task::spawn_blocking(move || flush.wait()).await;
     Ok(())
 }

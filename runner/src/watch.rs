@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::v1alpha1::{BuildJob, BuildPool, std_duration};
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool, JobDefaults, std_duration};
+use buildpools_crds::watch::watch as watch_api;
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::{self, Event as Watched};
-use kube::runtime::{WatchStreamExt, watcher as watch_api};
 use kube::{Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
@@ -18,12 +18,14 @@ use crate::api::{ApiServer, describe};
 use crate::decide::{Event, Uid};
 
 /// What the pool says about builds, as it is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolSettings {
     /// `spec.scaling.buildsPerMember`.
     pub slots: usize,
     /// `spec.maxBuildDuration`.
     pub max_build_duration: Duration,
+    /// `spec.jobDefaults`.
+    pub job_defaults: JobDefaults,
 }
 
 impl PoolSettings {
@@ -31,6 +33,7 @@ impl PoolSettings {
         Self {
             slots: usize::try_from(pool.spec.scaling.builds_per_member).unwrap_or(0),
             max_build_duration: std_duration(pool.spec.max_build_duration),
+            job_defaults: pool.spec.job_defaults.clone(),
         }
     }
 }
@@ -45,7 +48,7 @@ pub async fn jobs(
 ) {
     let config = watcher::Config::default().fields(&format!("status.assignedTo={}", me.pod.uid));
     // No debounce: this is the way that a job takes to its build.
-    let mut stream = pin!(watch_api(api.guarded::<BuildJob>(), config).default_backoff());
+    let mut stream = pin!(watch_api(api.guarded::<BuildJob>(), config));
     let mut assigned = Assigned::default();
     while let Some(event) = stream.next().await {
         match event {
@@ -71,22 +74,28 @@ pub async fn pool(
     settings: watch::Sender<PoolSettings>,
 ) {
     let config = watcher::Config::default().fields(&format!("metadata.name={}", me.pool));
-    let mut stream = pin!(watch_api(api.guarded::<BuildPool>(), config).default_backoff());
+    let mut stream = pin!(watch_api(api.guarded::<BuildPool>(), config));
     let mut told = None;
     while let Some(event) = stream.next().await {
         match event {
             Ok(Watched::Apply(DeserializeGuard(Ok(pool))) | Watched::InitApply(DeserializeGuard(Ok(pool)))) => {
                 let now = PoolSettings::of(&pool);
-                if told != Some(now) {
+                if told.as_ref() != Some(&now) {
                     tracing::info!(slots = now.slots, max_build_duration = ?now.max_build_duration, "pool");
                     // Before the slots: a build that starts by them reads its timeout here.
-                    settings.send_replace(now);
+                    settings.send_replace(now.clone());
                     let _ = events.send(Event::Slots(now.slots));
                     told = Some(now);
                 }
             }
             Ok(Watched::Apply(DeserializeGuard(Err(error))) | Watched::InitApply(DeserializeGuard(Err(error)))) => {
                 tracing::error!("the pool cannot be read: {error}");
+            }
+            // Deleted while this member drains: it takes nothing more, but attempts of an earlier process are still to be
+            // accounted for.
+            Ok(Watched::InitDone) if told.is_none() => {
+                tracing::warn!(pool = me.pool, "there is no such pool");
+                let _ = events.send(Event::Slots(0));
             }
             // A pool that is deleted takes its pods with it: builds that run may end by what they were started with.
             Ok(Watched::Delete(_) | Watched::Init | Watched::InitDone) => {}

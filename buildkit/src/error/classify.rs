@@ -48,6 +48,11 @@ fn decide(details: &Details, clues: &Clues<'_>, error: &mut BuildError) {
             format!("the connection to buildkitd ended during the build ({text}); the daemon was stopped or killed");
         return;
     }
+    let cancelled = details.is(Code::Cancelled) || text.ends_with("context canceled");
+    // A step that the daemon killed because its build was cancelled ended by SIGKILL too.
+    if cancelled {
+        error.exit_code = None;
+    }
     if let Some(code) = error.exit_code {
         failed_process(code, details, clues, error);
         return;
@@ -56,7 +61,7 @@ fn decide(details: &Details, clues: &Clues<'_>, error: &mut BuildError) {
         registry_problem(problem, error);
         return;
     }
-    if details.is(Code::Cancelled) || text.ends_with("context canceled") {
+    if cancelled {
         error.kind = ErrorKind::Cancelled;
         "the build was cancelled".clone_into(&mut error.message);
         return;

@@ -127,6 +127,11 @@ const TEXTS: &[(&str, ErrorKind, Option<&str>)] = &[
     ),
     ("no active session for s1: context deadline exceeded", ErrorKind::DaemonLost, None),
     ("failed to solve: context canceled", ErrorKind::Cancelled, None),
+    (
+        "process \"/bin/sh -c x\" did not complete successfully: exit code: 137: context canceled",
+        ErrorKind::Cancelled,
+        None,
+    ),
     ("job ID abc-1 exists", ErrorKind::Internal, None),
 ];
 

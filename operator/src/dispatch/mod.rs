@@ -18,15 +18,14 @@ pub mod write;
 
 use std::time::Duration;
 
-use buildpools_crds::labels;
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
+use buildpools_crds::{labels, watch};
 use futures::stream::{BoxStream, FuturesUnordered, Stream, StreamExt as _};
 use futures::{FutureExt as _, future};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -183,8 +182,7 @@ where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
     F: FnMut(watcher::Event<DeserializeGuard<K>>) -> Seen + Send + 'static,
 {
-    watcher(Api::<DeserializeGuard<K>>::all(client.clone()), config)
-        .default_backoff()
+    watch::watch(Api::<DeserializeGuard<K>>::all(client.clone()), config)
         .filter_map(move |event| {
             future::ready(match event {
                 Ok(event) => Some(map(event)),

@@ -5,8 +5,8 @@
 
 use std::fmt::Debug;
 
-use buildpools_crds::labels;
 use buildpools_crds::v1alpha1::BuildPool;
+use buildpools_crds::{labels, watch};
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
@@ -28,8 +28,7 @@ pub type Triggers = BoxStream<'static, Result<ObjectRef<PoolMeta>, watcher::Erro
 /// The pools that there are, and the stream of those to look at.
 pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
     let (store, writer) = reflector::store();
-    let pools = watcher(Api::<PoolMeta>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+    let pools = watch::watch(Api::<PoolMeta>::all(client.clone()), watcher::Config::default())
         .modify(prune)
         .reflect(writer)
         .touched_objects()
@@ -58,8 +57,7 @@ fn owned<K>(client: &Client) -> Triggers
 where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    watcher(Api::<PartialObjectMeta<K>>::all(client.clone()), ours())
-        .default_backoff()
+    watch::watch(Api::<PartialObjectMeta<K>>::all(client.clone()), ours())
         .modify(prune)
         .touched_objects()
         .try_filter_map(|object| async move { Ok(pool_of_owned(&object)) })
@@ -73,8 +71,7 @@ fn pool_of_owned<K: Resource>(object: &K) -> Option<ObjectRef<PoolMeta>> {
 
 /// Members: they belong to the StatefulSet, and bear the pool's name in a label.
 fn pods(client: &Client) -> Triggers {
-    watcher(Api::<PartialObjectMeta<Pod>>::all(client.clone()), ours())
-        .default_backoff()
+    watch::watch(Api::<PartialObjectMeta<Pod>>::all(client.clone()), ours())
         .modify(prune)
         .touched_objects()
         .try_filter_map(|pod| async move {

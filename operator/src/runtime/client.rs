@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use buildpools_crds::watch::AnswerWithin;
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
 
 /// Time for a connection to the API server, TLS included.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// For lists and watches; single calls have a limit of their own.
+const ANSWER: AnswerWithin = AnswerWithin(Duration::from_secs(30));
 
 /// Connects as the surroundings say: in a pod by its ServiceAccount, elsewhere by the kubeconfig.
 ///
@@ -22,5 +27,6 @@ pub async fn connect() -> anyhow::Result<Client> {
         .context("no configuration for the Kubernetes API: run in a pod with a ServiceAccount, or set KUBECONFIG")?;
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).context("the configuration for the Kubernetes API cannot be used")
+    let client = ClientBuilder::try_from(config).context("the configuration for the Kubernetes API cannot be used")?;
+    Ok(client.with_layer(&ANSWER).build())
 }

@@ -113,6 +113,10 @@ impl ApiServer {
                 backoff.pause(&format!("starting {}", job.name_any()), &refusal).await;
             }
             job = self.read(&job).await?;
+            if job.spec.cancel && job.status.as_ref().is_some_and(|status| status.phase == JobPhase::Bound) {
+                tracing::info!(job = job.name_any(), "not started: it is to be cancelled");
+                return None;
+            }
             if let Some(status) = job.status.as_ref()
                 && is_attempt(status, &self.me, &self.me.instance, attempt)
             {
@@ -134,8 +138,9 @@ impl ApiServer {
         }
     }
 
-    /// Writes the outcome of an attempt that ran under `instance`, however long the API server takes. Returns whether
-    /// the API has it; it does not when the attempt is not ours any more.
+    /// Writes the outcome of an attempt that ran under `instance`, however long the API server takes. `defaults` is what
+    /// the pool says then where the job says nothing. Returns whether the API has it; it does not when the attempt is
+    /// not ours any more.
     pub async fn finish(
         &self,
         job: Arc<BuildJob>,
@@ -143,6 +148,7 @@ impl ApiServer {
         attempt: i32,
         result: &Outcome,
         ended: Timestamp,
+        defaults: impl Fn() -> JobDefaults + Send,
     ) -> bool {
         let mut backoff = Backoff::new();
         let mut job = job;
@@ -153,7 +159,7 @@ impl ApiServer {
             if !is_attempt(status, &self.me, instance, attempt) {
                 return is_finished(status, attempt, &result, &name);
             }
-            let policy = Policy::of(&job.spec, &JobDefaults::default());
+            let policy = Policy::of(&job.spec, &defaults());
             let next = match lifecycle::finish(status, &self.me.pod.uid, &result, policy, ended) {
                 Ok(next) => next,
                 Err(error) => {

@@ -2,7 +2,8 @@
 //!
 //! Correctness does not rest on this module alone: every write is a compare-and-swap, so an event that comes late costs
 //! a request and nothing else. What this module does guarantee is that a job which is Running is never built again,
-//! that there are never more builds than slots, and that a build which is no longer ours is stopped.
+//! that there are never more builds than slots, and that a build which is no longer ours, or no longer wanted, is
+//! stopped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,6 +70,8 @@ pub enum Action {
 pub enum Stop {
     /// The job is deleted or not ours any more: there is nothing to write.
     NotOurs,
+    /// The job is to be cancelled.
+    Cancelled,
     /// The pod's token is refused: the pod is deleted, and another attempt may follow elsewhere.
     Revoked,
 }
@@ -151,7 +154,8 @@ impl Core {
             Event::Revoked => self.revoked(),
             Event::Running(uid, attempt) => {
                 self.set(&uid, Doing::Building(attempt));
-                vec![]
+                // The wish may have been seen before the acknowledgement.
+                self.cancel_if_wanted(uid)
             }
             Event::Ended(uid) => {
                 self.set(&uid, Doing::Reporting);
@@ -188,11 +192,25 @@ impl Core {
                 entry.stopped = true;
                 return vec![Action::Stop(uid, Stop::NotOurs)];
             }
+            let stops = self.cancel_if_wanted(uid);
+            if !stops.is_empty() {
+                return stops;
+            }
         } else {
             let entry = Entry { job, doing: Doing::Waiting, news: false, left: false, stopped: false };
             self.jobs.insert(uid, entry);
         }
         self.consider()
+    }
+
+    /// A wish to cancel cannot be taken back, so it holds whichever version of the job shows it.
+    fn cancel_if_wanted(&mut self, uid: Uid) -> Vec<Action> {
+        let Some(entry) = self.jobs.get_mut(&uid) else { return vec![] };
+        let wanted = entry.job.spec.cancel && matches!(entry.doing, Doing::Building(_));
+        if !wanted || std::mem::replace(&mut entry.stopped, true) {
+            return vec![];
+        }
+        vec![Action::Stop(uid, Stop::Cancelled)]
     }
 
     fn left(&mut self, uid: &str) -> Vec<Action> {
@@ -271,6 +289,8 @@ impl Core {
             let phase = entry.job.status.as_ref().map(|status| status.phase);
             let ready = self.daemon && !self.draining;
             match (phase, self.slots) {
+                // The operator writes that it is cancelled; a write of ours would only be in the way.
+                (Some(JobPhase::Bound), _) if entry.job.spec.cancel => {}
                 (Some(JobPhase::Bound), _) if self.draining => {
                     entry.doing = Doing::Unbinding;
                     actions.push(Action::Unbind(entry.job.clone(), STOPPING));
@@ -283,8 +303,8 @@ impl Core {
                     entry.doing = Doing::Unbinding;
                     actions.push(Action::Unbind(entry.job.clone(), FULL));
                 }
-                // Whatever the instance: no task of this process runs it.
-                (Some(JobPhase::Running), _) if self.daemon => {
+                // Whatever the instance: no task of this process runs it. What follows from its end depends on the pool.
+                (Some(JobPhase::Running), Some(_)) if self.daemon => {
                     entry.doing = Doing::Accounting;
                     actions.push(Action::Account(entry.job.clone()));
                 }

@@ -261,3 +261,57 @@ fn a_start_that_did_not_succeed_leaves_no_trace() {
     assert!(core.jobs.is_empty() && core.finished.is_empty());
     assert_eq!(core.builds(), 0);
 }
+
+fn to_be_cancelled(uid: &str, status: BuildJobStatus) -> Event {
+    let mut job = Arc::unwrap_or_clone(job(uid, status));
+    job.spec.cancel = true;
+    Event::Seen(Arc::new(job))
+}
+
+#[test]
+fn a_build_that_is_to_be_cancelled_is_stopped_once() {
+    let mut core = building();
+    assert_eq!(tell(&core.handle(to_be_cancelled("a", running_status("me")))), ["stop a: Cancelled"]);
+    assert!(core.handle(to_be_cancelled("a", running_status("me"))).is_empty());
+    assert!(core.handle(Event::Revoked).is_empty());
+    assert_eq!(core.builds(), 1, "its slot is taken until the daemon has ended it");
+    assert!(core.handle(Event::Ended("a".into())).is_empty());
+    assert!(core.handle(Event::Left("a".into())).is_empty());
+    assert!(core.handle(Event::Done("a".into(), Some(1))).is_empty());
+    assert!(core.jobs.is_empty());
+}
+
+#[test]
+fn the_wish_to_cancel_may_be_seen_before_running_is_acknowledged() {
+    for status in [bound_status(), running_status("me")] {
+        let mut core = ready(1);
+        assert_eq!(tell(&core.handle(seen("a", bound_status()))), ["start a"]);
+        // The write decides: it fails, because the job has changed, or it was earlier.
+        assert!(core.handle(to_be_cancelled("a", status)).is_empty());
+        assert_eq!(tell(&core.handle(Event::Running("a".into(), 1))), ["stop a: Cancelled"]);
+    }
+}
+
+#[test]
+fn a_job_that_is_to_be_cancelled_before_its_start_is_left_alone() {
+    for slots in [0, 1] {
+        let mut core = ready(slots);
+        assert!(core.handle(to_be_cancelled("a", bound_status())).is_empty());
+        assert!(core.handle(Event::Drain).is_empty());
+        assert!(core.drained());
+    }
+    let mut core = core();
+    assert!(core.handle(seen("a", bound_status())).is_empty());
+    assert!(core.handle(to_be_cancelled("a", bound_status())).is_empty());
+    assert!(core.handle(Event::Slots(1)).is_empty());
+    assert!(core.handle(Event::Daemon(true)).is_empty());
+}
+
+#[test]
+fn an_attempt_of_another_process_is_accounted_for_when_the_pool_is_known() {
+    let mut core = core();
+    assert!(core.handle(Event::Daemon(true)).is_empty());
+    assert!(core.handle(to_be_cancelled("a", running_status("another process"))).is_empty());
+    assert_eq!(tell(&core.handle(Event::Slots(0))), ["account a"]);
+    assert!(core.handle(to_be_cancelled("a", running_status("another process"))).is_empty());
+}

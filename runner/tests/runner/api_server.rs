@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use buildpools_crds::watch::AnswerWithin;
 use futures::channel::mpsc;
 use http::{Method, Request, Response};
 use kube::Client;
@@ -38,6 +40,8 @@ struct State {
     version: u64,
     /// Nothing is known of what happened up to this version.
     forgotten: u64,
+    /// Whether that is said by the HTTP status, and not by an event.
+    gone_by_status: bool,
     /// (version, resource, before, after)
     history: Vec<(u64, String, Option<Value>, Option<Value>)>,
     watchers: Vec<Watcher>,
@@ -96,7 +100,10 @@ impl ApiServer {
             let server = server.clone();
             async move { server.answer(request).await }
         });
-        ClientBuilder::new(service, "team-a").with_layer(&buildpools_runner::api::on_unauthorized(unauthorized)).build()
+        ClientBuilder::new(service, "team-a")
+            .with_layer(&buildpools_runner::api::on_unauthorized(unauthorized))
+            .with_layer(&AnswerWithin(Duration::from_secs(30)))
+            .build()
     }
 
     /// The next `times` requests of this kind go wrong.
@@ -131,11 +138,26 @@ impl ApiServer {
         (self.changed)();
     }
 
+    /// Changes an object, as somebody else would.
+    pub fn change(&self, resource: &str, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.get(resource, name).unwrap();
+        change(&mut object);
+        self.set(resource, name, Some(object));
+    }
+
+    /// From now on, a watch that would have to tell what is forgotten is refused with HTTP status 410. A real API
+    /// server may also begin it and tell the same by an event.
+    pub fn refuse_old_watches(&self) {
+        self.state().gone_by_status = true;
+    }
+
     /// Ends every watch, and forgets what happened, so that the next must begin with a list.
     pub fn forget(&self) {
         let mut state = self.state();
         state.history.clear();
         state.watchers.clear();
+        // Also for a watch that has seen everything.
+        state.version += 1;
         state.forgotten = state.version;
     }
 
@@ -165,7 +187,7 @@ impl ApiServer {
         };
         let kind = match (verb, body["status"].get("phase").and_then(Value::as_str)) {
             ("patch", Some("Running")) => "start",
-            ("patch", Some("Succeeded" | "Failed")) => "finish",
+            ("patch", Some("Succeeded" | "Failed" | "Cancelled")) => "finish",
             ("patch", Some("Pending")) if body["status"].get("runnerInstance").is_some() => "finish",
             (verb, _) => verb,
         };
@@ -246,6 +268,9 @@ impl State {
 
     fn watch(&mut self, resource: &str, selector: Selector, query: &BTreeMap<String, String>) -> Response<Body> {
         let from: u64 = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+        if from < self.forgotten && self.gone_by_status {
+            return failure(410);
+        }
         if from < self.forgotten {
             // As a real one says it: the request itself is fine.
             let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "message": "too old resource version", "reason": "Expired"});

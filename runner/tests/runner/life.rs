@@ -93,18 +93,27 @@ async fn a_lost_daemon_is_another_attempt_and_not_before_it_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_build_that_takes_too_long_is_stopped() {
-    for (timeout, seconds, field) in [
-        (Some("90s"), 90, "spec.timeout"),
-        (None, 3600, "spec.maxBuildDuration of BuildPool main"),
-        (Some("2h"), 3600, "spec.maxBuildDuration of BuildPool main"),
+    for (timeout, of_pool, seconds, field) in [
+        (Some("90s"), None, 90, "spec.timeout"),
+        (Some("90s"), Some("1m"), 90, "spec.timeout"),
+        (None, Some("2m"), 120, "spec.jobDefaults.timeout of BuildPool main"),
+        (None, None, 3600, "spec.maxBuildDuration of BuildPool main"),
+        (None, Some("2h"), 3600, "spec.maxBuildDuration of BuildPool main"),
+        (Some("2h"), None, 3600, "spec.maxBuildDuration of BuildPool main"),
     ] {
         let mut limited = job("a", &bound());
         if let Some(timeout) = timeout {
             limited["spec"]["timeout"] = json!(timeout);
         }
-        let world = World::start(vec![("app", limited)]);
+        let mut pool = pool(2);
+        if let Some(timeout) = of_pool {
+            pool["spec"]["jobDefaults"] = json!({"timeout": timeout});
+        }
+        let world = World::start_with(Some(pool), vec![("app", limited)], None);
         world.until_solved("a-1").await;
         let began = tokio::time::Instant::now();
+        // The limit of a build that runs does not change.
+        world.api.change("buildpools", "main", |pool| pool["spec"]["jobDefaults"] = json!({"timeout": "1s"}));
         tokio::time::sleep(Duration::from_secs(seconds - 1)).await;
         assert_eq!(world.status("app")["phase"], "Running");
         world.until_phase("app", "Failed").await;
@@ -118,6 +127,42 @@ async fn a_build_that_takes_too_long_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_number_of_retries_is_the_jobs_or_the_pools_at_the_end() {
+    for (of_job, before, now, phase) in [
+        (None, None, None, "Pending"),
+        (None, None, Some(0), "Failed"),
+        (None, Some(0), Some(1), "Pending"),
+        (Some(0), None, Some(5), "Failed"),
+        (Some(1), None, Some(0), "Pending"),
+    ] {
+        let mut bound = job("a", &bound());
+        if let Some(retries) = of_job {
+            bound["spec"]["infraRetries"] = json!(retries);
+        }
+        let mut pool = pool(2);
+        pool["spec"]["jobDefaults"] = json!({"infraRetries": before});
+        let world = World::start_with(Some(pool), vec![("app", bound)], None);
+        world.until_solved("a-1").await;
+        world.api.change("buildpools", "main", |pool| pool["spec"]["jobDefaults"] = json!({"infraRetries": now}));
+        world.settle().await;
+        world.daemon.finish("a-1", Err(ErrorKind::DaemonLost));
+        world.until_phase("app", phase).await;
+        assert_eq!(world.status("app")["attempts"][0]["result"], "DaemonLost");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_is_deleted_leaves_nothing_unaccounted_for() {
+    let world = World::start_with(None, vec![("app", job("a", &running("a", "the process before")))], None);
+    world.until_phase("app", "Pending").await;
+    assert_eq!(world.status("app")["attempts"][0]["result"], "DaemonLost");
+    // There are no slots, and so no builds.
+    world.api.set("buildjobs", "b", Some(job("b", &bound())));
+    world.until_phase("b", "Pending").await;
+    assert!(world.daemon.solved().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restarted_runner_accounts_for_its_jobs_and_solves_none_again() {
     let succeeded = || Some(HistoryState::Succeeded { digest: Some("sha256:1".into()) });
     let failed = || Some(HistoryState::Failed(Box::new(error(ErrorKind::DockerfileInvalid))));
@@ -126,6 +171,9 @@ async fn a_restarted_runner_accounts_for_its_jobs_and_solves_none_again() {
         (vec![failed()], "Failed", "DockerfileInvalid"),
         (vec![Some(HistoryState::Active), Some(HistoryState::Active), succeeded()], "Succeeded", "Succeeded"),
         (vec![Some(HistoryState::Active), Some(HistoryState::Cancelled)], "Pending", "RunnerLost"),
+        (vec![Some(HistoryState::Failed(Box::new(error(ErrorKind::Cancelled))))], "Pending", "RunnerLost"),
+        (vec![Some(HistoryState::Failed(Box::new(error(ErrorKind::OutOfMemory))))], "Pending", "OutOfMemory"),
+        (vec![Some(HistoryState::Succeeded { digest: None })], "Pending", "RunnerLost"),
         (vec![None], "Pending", "DaemonLost"),
     ] {
         let world = World::start(vec![]);

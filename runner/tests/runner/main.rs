@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api_server;
+mod away;
+mod cancel;
 mod faults;
 mod life;
 mod world;

@@ -37,6 +37,7 @@ struct Builds {
     cancelled: Vec<String>,
     results: HashMap<String, Result<BuildResult, BuildError>>,
     histories: HashMap<String, VecDeque<Option<HistoryState>>>,
+    silent: bool,
 }
 
 /// The daemon: a build waits until the test says how it ends.
@@ -79,6 +80,9 @@ impl Builder for Daemon {
     }
 
     async fn history(&self, reference: &str) -> Result<Option<HistoryRecord>, BuildError> {
+        if self.builds.lock().unwrap().silent {
+            std::future::pending::<()>().await;
+        }
         let mut builds = self.builds.lock().unwrap();
         let Some(states) = builds.histories.get_mut(reference) else { return Ok(None) };
         let state = if states.len() > 1 { states.pop_front().unwrap() } else { states[0].clone() };
@@ -96,6 +100,11 @@ impl Daemon {
     /// What the history says, one after the other; the last stays.
     pub fn remember(&self, reference: &str, states: impl IntoIterator<Item = Option<HistoryState>>) {
         self.builds.lock().unwrap().histories.insert(reference.to_owned(), states.into_iter().collect());
+    }
+
+    /// From now on it answers no question.
+    pub fn hang(&self) {
+        self.builds.lock().unwrap().silent = true;
     }
 
     pub fn solved(&self) -> Vec<String> {
@@ -147,12 +156,21 @@ impl std::io::Write for Written {
 impl World {
     /// A pool with two slots, a runner whose daemon answers, and these jobs.
     pub fn start(jobs: Vec<(&str, Value)>) -> Self {
+        Self::start_with(Some(pool(2)), jobs, None)
+    }
+
+    /// The same with another pool, and with another place for the builds' log.
+    pub fn start_with(
+        pool: Option<Value>,
+        jobs: Vec<(&str, Value)>,
+        out: Option<Box<dyn std::io::Write + Send>>,
+    ) -> Self {
         let changed = Arc::new(watch::channel(()).0);
         let tell = changed.clone();
         let api = ApiServer::new(move || {
             tell.send_replace(());
         });
-        api.set("buildpools", "main", Some(pool(2)));
+        api.set("buildpools", "main", pool);
         for (name, job) in jobs {
             api.set("buildjobs", name, Some(job));
         }
@@ -170,8 +188,8 @@ impl World {
         });
         let calls = Api::new(client, me.clone());
         let log = Arc::default();
-        let (logs, flush) = Logs::start(Written(Arc::clone(&log)));
-        let (settings, pool) = watch::channel(PoolSettings { slots: 0, max_build_duration: Duration::ZERO });
+        let (logs, flush) = Logs::start(out.unwrap_or_else(|| Box::new(Written(Arc::clone(&log)))));
+        let (settings, pool) = watch::channel(PoolSettings::default());
         let (report, reports) = watch::channel(Report { version: Some("v1".into()), ..Report::default() });
         let workshop = Arc::new(Workshop {
             me: me.clone(),
@@ -212,6 +230,11 @@ impl World {
 
     pub async fn until_phase(&self, job: &str, phase: &str) {
         self.until(&format!("{job} is {phase}"), |world| world.status(job)["phase"] == phase).await;
+    }
+
+    /// As a person does it.
+    pub fn cancel(&self, job: &str) {
+        self.api.change("buildjobs", job, |job| job["spec"]["cancel"] = json!(true));
     }
 
     pub async fn until_cancelled(&self, reference: &str) {
