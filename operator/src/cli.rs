@@ -34,6 +34,10 @@ pub struct Cli {
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:8081")]
     pub health_addr: SocketAddr,
 
+    /// Address of /metrics
+    #[arg(long, env = "METRICS_ADDR", default_value = "0.0.0.0:8080")]
+    pub metrics_addr: SocketAddr,
+
     /// Which log lines to write, for example `info,buildpools_operator=debug`
     #[arg(long, env = "RUST_LOG", default_value = "info,kube_runtime=warn")]
     pub log: String,

@@ -14,7 +14,7 @@ pub mod validate;
 mod watch;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::BuildPoolStatus;
@@ -29,6 +29,7 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 use self::apply::ApplyError;
 use self::watch::PoolMeta;
 use crate::kube_ext::backoff::{Backoff, Limits};
+use crate::runtime::metrics::Metrics;
 
 /// Pools that are looked at at the same time.
 const CONCURRENCY: u16 = 4;
@@ -92,13 +93,24 @@ pub enum Progress {
     NotYet(Duration),
 }
 
+impl Progress {
+    /// A word for metrics.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Gone => "Gone",
+            Self::Ready => "Ready",
+            Self::NotYet(_) => "NotYet",
+        }
+    }
+}
+
 /// Runs until stopped. A reconcile that has begun is finished.
 ///
 /// # Errors
 /// When watching ends without having been stopped.
-pub async fn run(client: Client, settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, triggers) = watch::watch(&client);
-    let context = Arc::new(Context { client, settings, errors: Backoff::new(ERRORS) });
+    let context = Arc::new(Context { client, settings, metrics, errors: Backoff::new(ERRORS) });
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let triggers = triggers.take_until(stop.clone().cancelled_owned());
     let passes = applier(
@@ -122,6 +134,7 @@ pub async fn run(client: Client, settings: Settings, stop: CancellationToken) ->
 struct Context {
     client: Client,
     settings: Settings,
+    metrics: Metrics,
     errors: Backoff<(String, String)>,
 }
 
@@ -156,7 +169,11 @@ async fn pass(pool: Arc<PoolMeta>, context: Arc<Context>) -> Result<Action, Pool
     let span = info_span!("pool", namespace, name, generation = pool.metadata.generation);
     let work = Box::pin(reconcile(&context.client, &context.settings, &namespace, &name, Timestamp::now()));
     async {
-        match work.await {
+        let begun = Instant::now();
+        let done = work.await;
+        let outcome = done.as_ref().map_or_else(PoolError::category, Progress::as_str);
+        context.metrics.reconciled(outcome, begun.elapsed());
+        match done {
             Ok(progress) => {
                 context.errors.reset(&key(&pool));
                 Ok(match progress {

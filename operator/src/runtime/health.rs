@@ -1,35 +1,14 @@
 //! `/livez`: the process runs. `/readyz`: it can do its work, or what it waits for.
 
-use std::net::SocketAddr;
-
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use tokio::net::TcpListener;
 
 use super::readiness::Readiness;
 
-/// Opens the port.
-///
-/// # Errors
-/// When the address cannot be listened on.
-pub async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for health checks (flag --health-addr)"))
-}
-
-/// Answers for as long as the process runs.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, readiness: Readiness) -> std::io::Result<()> {
-    axum::serve(listener, router(readiness)).await
-}
-
-fn router(readiness: Readiness) -> Router {
+/// The two pages.
+pub fn router(readiness: Readiness) -> Router {
     // Waiting for something is no reason to be restarted: that would not make it appear.
     Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(ready)).with_state(readiness)
 }

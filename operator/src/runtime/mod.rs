@@ -3,9 +3,12 @@
 pub mod client;
 pub mod crds;
 pub mod health;
+pub mod http;
 pub mod lease;
+pub mod metrics;
 pub mod readiness;
 pub mod telemetry;
+pub mod traces;
 
 use std::time::Duration;
 
@@ -16,7 +19,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::http::Servers;
 use self::lease::{Elector, Leadership};
+use self::metrics::Metrics;
 use self::readiness::Readiness;
 use crate::cli::Cli;
 use crate::{dispatch, pool};
@@ -35,20 +40,23 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let turn_gate = readiness.gate("leader-election", "not begun");
     let crd_gate = readiness.gate("crds", "not looked for yet");
-    let listener = health::listen(cli.health_addr).await?;
-    let health = tokio::spawn(health::serve(listener, readiness.clone()));
-    let client = client::connect().await?;
+    let metrics = Metrics::default();
+    let mut servers = Servers::default();
+    servers.begin(cli.health_addr, "--health-addr", health::router(readiness.clone())).await?;
+    servers.begin(cli.metrics_addr, "--metrics-addr", metrics::router(metrics.clone())).await?;
+    let client = client::connect(&metrics).await?;
     info!(version = env!("CARGO_PKG_VERSION"), pod = cli.pod_name, namespace = cli.pod_namespace, "started");
 
     tokio::select! {
-        done = lead(&cli, client, &readiness, &turn_gate, &crd_gate, stop) => done,
-        ended = health => Err(anyhow::anyhow!("the health endpoint ended: {ended:?}")),
+        done = lead(&cli, client, &metrics, &readiness, &turn_gate, &crd_gate, stop) => done,
+        error = servers.failed() => Err(error),
     }
 }
 
 async fn lead(
     cli: &Cli,
     client: Client,
+    metrics: &Metrics,
     readiness: &Readiness,
     turn_gate: &readiness::Gate,
     crd_gate: &readiness::Gate,
@@ -59,11 +67,12 @@ async fn lead(
     }
     let elector = Elector::new(client.clone(), &cli.pod_namespace, &cli.lease_name, &cli.identity());
     let Some(mut leadership) = elector.acquire(turn_gate, &stop).await else { return Ok(()) };
+    metrics.leader(true);
     let caches = readiness.gate("caches", "jobs, pools and members are being listed");
 
     let work = stop.child_token();
     let mut tasks = JoinSet::new();
-    tasks.spawn(pool::run(client.clone(), cli.pool_settings(), work.clone()));
+    tasks.spawn(pool::run(client.clone(), cli.pool_settings(), metrics.clone(), work.clone()));
     tasks.spawn(dispatch::run(client, cli.dispatch_settings(), caches, work.clone()));
 
     let result = tokio::select! {
@@ -77,6 +86,7 @@ async fn lead(
     let drained = drain(&mut tasks, &mut leadership).await;
     tasks.shutdown().await;
     leadership.release().await;
+    metrics.leader(false);
     result.and(drained)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use buildpools_operator::pool;
+use buildpools_operator::runtime::metrics::Metrics;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde::Deserialize as _;
 use serde_json::json;
@@ -36,7 +37,7 @@ fn granted(role: &str) -> BTreeSet<Permission> {
 async fn nothing_is_asked_that_is_not_granted() {
     let server = cluster(&full());
     let stop = CancellationToken::new();
-    let running = tokio::spawn(pool::run(server.client(), settings(), stop.clone()));
+    let running = tokio::spawn(pool::run(server.client(), settings(), Metrics::default(), stop.clone()));
     // Watches begin, the pool is made and says so.
     let ready_is_said = server.until(|server| ready(server).1 == "MembersNotReady");
     tokio::time::timeout(Duration::from_secs(10), ready_is_said).await.expect("the pool is made");
