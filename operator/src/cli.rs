@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use clap::{Parser, ValueEnum};
 
+use crate::dispatch::explain::Explainer;
+use crate::runtime::metrics::Metrics;
 use crate::{dispatch, pool};
 
 /// The operator of buildpools.
@@ -68,8 +70,8 @@ impl Cli {
     }
 
     /// Settings of the dispatcher.
-    pub fn dispatch_settings(&self) -> dispatch::Settings {
-        dispatch::Settings { instance: self.pod_name.clone() }
+    pub fn dispatch_settings(&self, metrics: Metrics, explainer: Explainer) -> dispatch::Settings {
+        dispatch::Settings { instance: self.pod_name.clone(), explainer, metrics }
     }
 }
 

@@ -9,7 +9,7 @@ use kube::{Client, Resource as _};
 use tokio::sync::Semaphore;
 use tracing::{debug, info};
 
-use super::view::Job;
+use super::job::Job;
 
 /// Longest note that the API server takes, in bytes.
 const NOTE_MAX: usize = 1024;

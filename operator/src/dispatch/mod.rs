@@ -10,11 +10,18 @@
 //! the writes; from the creation of a job to its binding there is one hop of a watch and one write. Nothing is polled:
 //! the one timer runs to the next moment at which time alone changes a decision.
 
+pub mod cache_key;
 pub mod events;
+pub mod explain;
+pub mod job;
+pub mod routing;
 pub mod schedule;
 pub mod view;
 pub mod world;
 pub mod write;
+
+#[cfg(test)]
+mod dice;
 
 use std::time::Duration;
 
@@ -28,27 +35,38 @@ use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::events::Announcer;
-use self::schedule::Decision;
-use self::view::{Job, Member, Pool};
+use self::explain::{Explainer, Question};
+use self::job::Job;
+use self::schedule::{Action, Decision};
+use self::view::{Member, Pool};
 use self::world::{Change, Seen, Settled, World};
 use self::write::Writer;
+use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Gate;
 
 /// Events that are taken in before decisions are made. More would delay the first of a burst.
 const BURST: usize = 256;
 
+/// Jobs that have not ended: those that have may be many, and nothing is decided about them.
+const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled";
+
 /// Time that writes under way get when the dispatcher is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Settings of the dispatcher.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Name of this process in events.
     pub instance: String,
+    /// Where the dispatcher can be asked why jobs wait.
+    pub explainer: Explainer,
+    /// Where it counts what it does.
+    pub metrics: Metrics,
 }
 
 /// Runs until stopped, then finishes the writes that are under way.
@@ -57,23 +75,26 @@ pub struct Settings {
 /// When a watch ends without having been stopped.
 pub async fn run(client: Client, settings: Settings, gate: Gate, stop: CancellationToken) -> anyhow::Result<()> {
     let writer = Writer::new(client.clone(), Announcer::new(client.clone(), settings.instance));
-    Dispatcher::new(writer).run(watch(&client), gate, stop).await
+    let questions = settings.explainer.attach();
+    Dispatcher::new(writer, settings.metrics).run(watch(&client), questions, gate, stop).await
 }
 
 struct Dispatcher {
     world: World,
     writer: Writer,
+    metrics: Metrics,
     writes: FuturesUnordered<future::BoxFuture<'static, (Job, Settled)>>,
 }
 
 impl Dispatcher {
-    fn new(writer: Writer) -> Self {
-        Self { world: World::default(), writer, writes: FuturesUnordered::new() }
+    fn new(writer: Writer, metrics: Metrics) -> Self {
+        Self { world: World::default(), writer, metrics, writes: FuturesUnordered::new() }
     }
 
     async fn run(
         mut self,
         mut watches: impl Stream<Item = Seen> + Unpin,
+        mut questions: mpsc::Receiver<Question>,
         gate: Gate,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -82,12 +103,17 @@ impl Dispatcher {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some((job, settled)) = self.writes.next() => self.world.settle(&job, settled),
+                Some((job, settled)) = self.writes.next() => self.world.settle(&job, settled, Timestamp::now()),
                 seen = watches.next() => {
                     let Some(seen) = seen else { anyhow::bail!("the watches of the dispatcher have ended") };
                     self.world.see(seen, Timestamp::now());
                 }
                 () = until(look) => {}
+                // Last, so that nobody who asks keeps a job waiting.
+                Some(question) = questions.recv() => {
+                    question.answer(self.world.explain(Timestamp::now()));
+                    continue;
+                }
             }
             self.take_in_what_is_there(&mut watches);
             if self.world.is_synced() && gate.open() {
@@ -108,23 +134,36 @@ impl Dispatcher {
             }
         }
         while let Some(Some((job, settled))) = self.writes.next().now_or_never() {
-            self.world.settle(&job, settled);
+            self.world.settle(&job, settled, Timestamp::now());
         }
     }
 
     fn decide(&mut self, now: Timestamp) {
         for pool in self.world.due(now) {
             for decision in self.world.plan(&pool, now).decisions {
-                self.world.begin(&decision);
-                self.start(decision);
+                self.metrics.decided(decision.action.name(), decision.reason);
+                let entered = self.world.entered(&decision.job);
+                self.world.begin(&decision, now);
+                self.start(decision, entered);
+            }
+            match self.world.queue(&pool) {
+                _ if pool.1.is_empty() => {}
+                Some((waiting, oldest)) => self.metrics.queue(&pool.0, &pool.1, waiting, oldest),
+                None => self.metrics.forget_pool(&pool.0, &pool.1),
             }
         }
     }
 
-    fn start(&mut self, decision: Decision) {
-        let writer = self.writer.clone();
+    fn start(&mut self, decision: Decision, entered: Timestamp) {
+        let (writer, metrics) = (self.writer.clone(), self.metrics.clone());
         // A task of its own: a write goes on while the loop decides about others.
-        let task = tokio::spawn(async move { (writer.write(&decision).await, decision.job) });
+        let task = tokio::spawn(async move {
+            let settled = writer.write(&decision).await;
+            if let Action::Bind { .. } = decision.action {
+                count(&settled, entered, &metrics);
+            }
+            (settled, decision.job)
+        });
         self.writes.push(
             async move {
                 match task.await {
@@ -146,6 +185,17 @@ impl Dispatcher {
     }
 }
 
+/// Counts a binding.
+fn count(settled: &Settled, entered: Timestamp, metrics: &Metrics) {
+    match settled {
+        Settled::Now(job) if job.status.assigned_to.is_some() => {
+            metrics.bound(Timestamp::now().duration_since(entered).try_into().unwrap_or_default());
+        }
+        Settled::Conflict => metrics.bind_conflict(),
+        _ => {}
+    }
+}
+
 async fn until(time: Option<Timestamp>) {
     match time {
         Some(time) => {
@@ -158,8 +208,7 @@ async fn until(time: Option<Timestamp>) {
 
 /// The three watches. Jobs that have ended are not among what is watched.
 fn watch(client: &Client) -> BoxStream<'static, Seen> {
-    let jobs =
-        watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled");
+    let jobs = watcher::Config::default().fields(UNFINISHED);
     let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
     let members = watcher::Config::default().labels(&members);
     futures::stream::select_all([

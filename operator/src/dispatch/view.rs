@@ -1,13 +1,12 @@
-//! What the dispatcher keeps of jobs, members and pools: a few words of each, so that thousands of jobs with their
-//! inline contexts do not live in memory.
+//! What the dispatcher keeps of members and pools; [`super::job`] has what it keeps of jobs.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use buildpools_crds::labels;
-use buildpools_crds::lifecycle;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, FailureReason, JobDefaults, std_duration};
+use buildpools_crds::v1alpha1::{BuildPool, BuildPoolSpec, FailureReason, std_duration};
+use buildpools_crds::{labels, names};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodCondition, PodStatus};
 use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
 
@@ -21,85 +20,63 @@ pub fn key(meta: &ObjectMeta) -> Key {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// A job.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Job {
-    /// Namespace and name.
-    pub key: Key,
-    /// UID.
-    pub uid: String,
-    /// Version that `status` is of.
-    pub version: String,
-    /// When it was created; the API has whole seconds.
-    pub created: Timestamp,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// Name of the pool that it asks for, in its own namespace.
-    pub pool: String,
-    /// What follows the end of an attempt.
-    pub policy: lifecycle::Policy,
-    /// Time that the build may run, if the job says so.
-    pub timeout: Option<Duration>,
-    /// Status.
-    pub status: BuildJobStatus,
-}
-
-impl Job {
-    /// The job of an object.
-    pub fn of(job: BuildJob) -> Self {
-        Self {
-            key: key(&job.metadata),
-            uid: job.uid().unwrap_or_default(),
-            created: job.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
-            deleting: job.metadata.deletion_timestamp.is_some(),
-            version: job.metadata.resource_version.unwrap_or_default(),
-            pool: job.spec.pool_ref.as_ref().map(|pool| pool.name.clone()).unwrap_or_default(),
-            policy: lifecycle::Policy::of(&job.spec, &JobDefaults::default()),
-            timeout: job.spec.timeout.map(std_duration),
-            status: job.status.unwrap_or_default(),
-        }
-    }
-
-    /// The object again, as far as a status write needs it.
-    pub fn object(&self) -> BuildJob {
-        let mut job = BuildJob::default();
-        job.metadata.namespace = Some(self.key.0.clone());
-        job.metadata.name = Some(self.key.1.clone());
-        job.metadata.uid = Some(self.uid.clone());
-        job.metadata.resource_version = Some(self.version.clone());
-        job.status = Some(self.status.clone());
-        job
-    }
-
-    /// The pool that it asks for.
-    pub fn pool_key(&self) -> Key {
-        (self.key.0.clone(), self.pool.clone())
-    }
-}
-
 /// A pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pool {
-    /// Whether it is being deleted.
-    pub deleting: bool,
+    /// When it was created.
+    pub created: Timestamp,
+    /// Since when it is being deleted.
+    pub deleting: Option<Timestamp>,
+    /// Labels, by which jobs may find it.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is for the jobs that name no pool.
+    pub is_default: bool,
     /// Builds that one member runs at a time.
     pub builds_per_member: usize,
     /// Longest time that a build may run.
     pub max_build_duration: Duration,
+    /// Time that a job may wait that does not say it itself.
+    pub queue_timeout: Option<Duration>,
+    /// How often a job is built again that does not say it itself.
+    pub infra_retries: Option<usize>,
+    /// How waiting jobs share it.
+    pub fair_share: Option<FairShare>,
+}
+
+/// How waiting jobs share a pool.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FairShare {
+    /// Label whose value is a job's group.
+    pub label: String,
+    /// Weights by group; 1 for those that are not here.
+    pub weights: BTreeMap<String, i32>,
+    /// Time after which build time counts half.
+    pub half_life: Duration,
 }
 
 impl Pool {
     /// A pool that exists and cannot be read: nothing is known but that it is there.
     pub fn unreadable() -> Self {
-        Self { deleting: false, builds_per_member: 0, max_build_duration: Duration::MAX }
+        Self { max_build_duration: Duration::MAX, ..Self::default() }
     }
 
     /// The pool of an object.
     pub fn of(pool: &BuildPool) -> Self {
+        let BuildPoolSpec { scaling, max_build_duration, job_defaults, fair_share, .. } = &pool.spec;
         Self {
-            deleting: pool.metadata.deletion_timestamp.is_some(),
-            builds_per_member: usize::try_from(pool.spec.scaling.builds_per_member).unwrap_or(0),
-            max_build_duration: std_duration(pool.spec.max_build_duration),
+            created: pool.metadata.creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
+            deleting: pool.metadata.deletion_timestamp.as_ref().map(|time| time.0),
+            labels: pool.labels().clone(),
+            is_default: pool.annotations().get(labels::DEFAULT_POOL).is_some_and(|value| value == "true"),
+            builds_per_member: usize::try_from(scaling.builds_per_member).unwrap_or(0),
+            max_build_duration: std_duration(*max_build_duration),
+            queue_timeout: job_defaults.queue_timeout.map(std_duration),
+            infra_retries: job_defaults.infra_retries.map(|retries| usize::try_from(retries).unwrap_or(0)),
+            fair_share: fair_share.as_ref().map(|share| FairShare {
+                label: share.label.clone(),
+                weights: share.weights.clone(),
+                half_life: std_duration(share.half_life),
+            }),
         }
     }
 }
@@ -121,6 +98,8 @@ pub struct Member {
     pub gone: Option<Gone>,
     /// Whether the pod's object is not there any more.
     pub deleted: bool,
+    /// When its daemon was killed last for its use of memory.
+    pub daemon_out_of_memory: Option<Timestamp>,
 }
 
 /// A pod of which nothing runs any more.
@@ -145,7 +124,7 @@ impl Member {
     pub fn of(pod: &Pod) -> Option<(Key, Self)> {
         let pool = pod.labels().get(labels::POOL)?;
         let owner = owner::controller(&pod.metadata)?;
-        if owner.kind != "StatefulSet" || owner.name != buildpools_crds::names::stateful_set(pool) {
+        if owner.kind != "StatefulSet" || owner.name != names::stateful_set(pool) {
             return None;
         }
         let name = pod.name_any();
@@ -161,9 +140,15 @@ impl Member {
             leaving: terminating || ended,
             gone: gone(pod),
             deleted: false,
+            daemon_out_of_memory: status.and_then(daemon_out_of_memory),
             pod: name,
         };
         Some(((pod.namespace().unwrap_or_default(), pool.clone()), member))
+    }
+
+    /// Whether builds may be bound to it.
+    pub fn takes_builds(&self) -> bool {
+        !self.leaving && self.gone.is_none()
     }
 
     /// The member as it was seen last, now that its object is gone.
@@ -197,6 +182,19 @@ fn all_terminated(status: &PodStatus) -> bool {
         status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten()).peekable();
     containers.peek().is_some()
         && containers.all(|container| container.state.as_ref().is_some_and(|state| state.terminated.is_some()))
+}
+
+/// When the daemon's container, a native sidecar, was ended last by the kernel for want of memory.
+fn daemon_out_of_memory(status: &PodStatus) -> Option<Timestamp> {
+    let daemons =
+        status.init_container_statuses.iter().flatten().filter(|container| container.name == names::DAEMON_CONTAINER);
+    let ends = daemons.flat_map(|daemon| [&daemon.state, &daemon.last_state]).flatten();
+    let killed = ends.filter_map(|state| state.terminated.as_ref()).filter(|end| is_out_of_memory(end));
+    killed.filter_map(|end| Some(end.finished_at.as_ref()?.0)).max()
+}
+
+fn is_out_of_memory(end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some("OOMKilled")
 }
 
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {

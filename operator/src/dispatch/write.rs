@@ -1,9 +1,10 @@
 //! Writing a decision: one compare-and-swap of the job's status.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::lifecycle::{self, Outcome, TransitionError, Waiting, failure};
+use buildpools_crds::lifecycle::{self, Outcome, TransitionError, Waiting};
 use buildpools_crds::patch;
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus};
 use jiff::Timestamp;
@@ -14,8 +15,9 @@ use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
 use super::events::Announcer;
+use super::job::Job;
 use super::schedule::{Action, Decision};
-use super::view::{self, Gone, Job};
+use super::view::{self, Gone};
 use super::world::Settled;
 use crate::kube_ext::backoff::{Backoff, Limits};
 use crate::kube_ext::call::{self, CallError};
@@ -25,6 +27,9 @@ pub const FIELD_MANAGER: &str = "buildpools-operator/dispatch";
 
 /// Writes that are under way at the same time.
 const CONCURRENCY: usize = 32;
+
+/// Of them, beside the others, those that tell jobs that they wait.
+const NOTICES: usize = 8;
 
 /// Delays after failures of one job.
 const FAILURES: Limits = Limits { first: Duration::from_millis(500), most: Duration::from_mins(1) };
@@ -36,7 +41,8 @@ pub struct Writer(Arc<Inner>);
 struct Inner {
     client: Client,
     permits: Semaphore,
-    failures: Backoff<String>,
+    notices: Semaphore,
+    failures: Backoff<Arc<str>>,
     announcer: Announcer,
 }
 
@@ -57,6 +63,7 @@ impl Writer {
         Self(Arc::new(Inner {
             client,
             permits: Semaphore::new(CONCURRENCY),
+            notices: Semaphore::new(NOTICES),
             failures: Backoff::new(FAILURES),
             announcer,
         }))
@@ -64,9 +71,10 @@ impl Writer {
 
     /// Writes one decision and says how that ended. Takes as long as it takes to be certain.
     pub async fn write(&self, decision: &Decision) -> Settled {
-        // The semaphore is never closed.
-        let _permit = self.0.permits.acquire().await;
-        let Decision { job, action } = decision;
+        let Decision { job, action, .. } = decision;
+        // What a waiting job is told keeps no other job from its slot. The semaphores are never closed.
+        let permits = if matches!(action, Action::Wait { .. }) { &self.0.notices } else { &self.0.permits };
+        let _permit = permits.acquire().await;
         match self.try_write(job, action).await {
             Answer::Done(now) => {
                 self.0.failures.reset(&job.uid);
@@ -95,7 +103,9 @@ impl Writer {
 
     async fn try_write(&self, job: &Job, action: &Action) -> Answer {
         let certain = match action {
-            Action::Lost(gone) | Action::Unbind { verify: Some(gone), .. } => self.verify(job, gone).await.map(Some),
+            Action::Lost { gone, .. } | Action::Unbind { verify: Some(gone), .. } => {
+                self.verify(job, gone).await.map(Some)
+            }
             _ => Ok(None),
         };
         let gone = match certain {
@@ -125,7 +135,7 @@ impl Writer {
     async fn find_out(&self, job: &Job, action: &Action) -> Settled {
         loop {
             match call::get(self.jobs(job).get(&job.key.1)).await {
-                Ok(Some(now)) if now.uid().as_deref() == Some(&job.uid) => {
+                Ok(Some(now)) if now.uid().as_deref() == Some(job.uid.as_ref()) => {
                     let now = Job::of(now);
                     if now.version == job.version {
                         return self.failed(job);
@@ -172,14 +182,15 @@ impl Writer {
     fn report(&self, before: &Job, now: &Job, action: &Action) {
         let (namespace, job) = &before.key;
         match action {
-            Action::Bind(member) => info!(namespace, job, pod = member.pod, "bound"),
+            Action::Bind { pool, member, .. } => info!(namespace, job, pool, pod = member.pod, "bound"),
             Action::Unbind { why, .. } => info!(namespace, job, why, "unbound"),
             Action::Wait { reason, .. } => debug!(namespace, job, reason, "waits"),
-            Action::Lost(gone) => {
+            Action::Cancel { .. } => info!(namespace, job, "cancelled"),
+            Action::Lost { gone, .. } => {
                 warn!(namespace, job, reason = gone.reason.as_str(), detail = gone.message, "attempt lost");
                 self.0.announcer.announce(now, "Dispatch", gone.reason.as_str(), &gone.message);
             }
-            Action::Refuse { reason, message } => {
+            Action::Refuse { reason, message, .. } => {
                 info!(namespace, job, reason = reason.as_str(), detail = message, "refused");
                 self.0.announcer.announce(now, "Dispatch", reason.as_str(), message);
             }
@@ -194,16 +205,22 @@ impl Writer {
 fn next(job: &Job, action: &Action, gone: Option<&Gone>, now: Timestamp) -> Result<BuildJobStatus, TransitionError> {
     let status = &job.status;
     let uid = status.assigned_to.as_deref().unwrap_or_default();
+    let amended = |amend: &Option<String>| match amend {
+        Some(message) => Cow::Owned(lifecycle::amend_out_of_memory(status, message)),
+        None => Cow::Borrowed(status),
+    };
     match action {
-        Action::Bind(member) => lifecycle::bind(status, &job.pool, member, now),
+        Action::Bind { pool, member, amend } => lifecycle::bind(&amended(amend), pool, member, now),
         Action::Unbind { why, .. } => lifecycle::unbind(status, uid, why, now),
-        Action::Lost(seen) => {
+        Action::Lost { gone: seen, policy } => {
             let gone = gone.unwrap_or(seen);
-            lifecycle::finish(status, uid, &Outcome::Failed(failure(gone.reason, &gone.message)), job.policy, now)
+            let outcome = Outcome::Failed(lifecycle::failure(gone.reason, &gone.message));
+            lifecycle::finish(status, uid, &outcome, *policy, now)
         }
-        Action::Refuse { reason, message } => lifecycle::refuse(status, *reason, message, now),
-        Action::Wait { reason, message } => {
-            let waiting = Waiting { reason, message, pool: Some(&job.pool), position: None };
+        Action::Refuse { reason, message, amend } => lifecycle::refuse(&amended(amend), *reason, message, now),
+        Action::Cancel { message } => lifecycle::cancel(status, message, now),
+        Action::Wait { reason, message, pool, position } => {
+            let waiting = Waiting { reason, message, pool: pool.as_deref(), position: *position };
             Ok(lifecycle::wait(status, &waiting, now).unwrap_or_else(|| status.clone()))
         }
     }

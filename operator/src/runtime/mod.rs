@@ -24,6 +24,7 @@ use self::lease::{Elector, Leadership};
 use self::metrics::Metrics;
 use self::readiness::Readiness;
 use crate::cli::Cli;
+use crate::dispatch::explain::Explainer;
 use crate::{dispatch, pool};
 
 /// Time that work under way gets when the process stops. The pod has 15 seconds
@@ -73,7 +74,12 @@ async fn lead(
     let work = stop.child_token();
     let mut tasks = JoinSet::new();
     tasks.spawn(pool::run(client.clone(), cli.pool_settings(), metrics.clone(), work.clone()));
-    tasks.spawn(dispatch::run(client, cli.dispatch_settings(), caches, work.clone()));
+    tasks.spawn(dispatch::run(
+        client,
+        cli.dispatch_settings(metrics.clone(), Explainer::default()),
+        caches,
+        work.clone(),
+    ));
 
     let result = tokio::select! {
         // Work under way is dropped with the tasks: another process may lead already.

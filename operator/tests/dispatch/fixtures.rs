@@ -2,7 +2,7 @@
 
 use buildpools_crds::lifecycle;
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus};
-use buildpools_operator::dispatch::view::Job;
+use buildpools_operator::dispatch::job::Job;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 

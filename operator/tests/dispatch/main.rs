@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod documentation;
 mod fixtures;
 mod lease;
+mod queue;
 mod run;
 mod write;

@@ -15,11 +15,11 @@ use crate::fixtures::{JOB, job, pending, put_job, put_pod, put_pool};
 use crate::support::{ApiServer, Fault, Received};
 
 /// Runs the dispatcher until the server's objects are so, stops it, and returns what it asked.
-async fn run_until(server: &ApiServer, so: impl Fn(&ApiServer) -> bool) -> Vec<Received> {
+pub async fn run_until(server: &ApiServer, so: impl Fn(&ApiServer) -> bool) -> Vec<Received> {
     let readiness = Readiness::default();
     let gate = readiness.gate("caches", "not listed");
     let stop = CancellationToken::new();
-    let settings = Settings { instance: "test".into() };
+    let settings = Settings { instance: "test".into(), ..Settings::default() };
     let running = tokio::spawn(dispatch::run(server.client(), settings, gate, stop.clone()));
     tokio::time::timeout(Duration::from_secs(10), server.until(so)).await.expect("in time");
     assert_eq!(readiness.pending(), [""; 0]);

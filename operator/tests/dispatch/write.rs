@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use buildpools_crds::lifecycle::{self, Outcome, Policy};
 use buildpools_crds::v1alpha1::{BuildJobStatus, FailureReason, JobPhase};
 use buildpools_operator::dispatch::events::Announcer;
+use buildpools_operator::dispatch::job::Job;
 use buildpools_operator::dispatch::schedule::{Action, Decision};
-use buildpools_operator::dispatch::view::{Gone, Job};
+use buildpools_operator::dispatch::view::Gone;
 use buildpools_operator::dispatch::world::Settled;
 use buildpools_operator::dispatch::write::Writer;
 use jiff::Timestamp;
@@ -21,7 +23,7 @@ fn is_patch(request: &Received) -> bool {
 async fn write(server: &ApiServer, job: Job, action: Action) -> Settled {
     let client = server.client();
     let writer = Writer::new(client.clone(), Announcer::new(client, "test".into()));
-    writer.write(&Decision { job, action }).await
+    writer.write(&Decision { job, action, reason: "Test" }).await
 }
 
 fn verbs(server: &ApiServer) -> Vec<String> {
@@ -29,8 +31,13 @@ fn verbs(server: &ApiServer) -> Vec<String> {
     received.iter().map(|request| format!("{} {}", request.verb(), request.permission().2)).collect()
 }
 
+fn bind() -> Action {
+    Action::Bind { pool: "web".into(), member: member(), amend: None }
+}
+
 fn lost() -> Action {
-    Action::Lost(Gone { reason: FailureReason::NodeLost, message: "node n is gone".into() })
+    let gone = Gone { reason: FailureReason::NodeLost, message: "node n is gone".into() };
+    Action::Lost { gone, policy: Policy::default() }
 }
 
 #[tokio::test]
@@ -38,7 +45,7 @@ async fn a_bind_is_one_merge_patch_of_the_version_that_was_decided_on() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     let version = before.version.clone();
-    let Settled::Now(now) = write(&server, before, Action::Bind(member())).await else { panic!() };
+    let Settled::Now(now) = write(&server, before, bind()).await else { panic!() };
     assert_eq!((now.status.phase, now.status.assigned_to.as_deref()), (JobPhase::Bound, Some("pod-uid")));
     assert_ne!(now.version, version);
 
@@ -73,7 +80,7 @@ async fn a_job_that_somebody_else_has_changed_is_left_alone() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     server.change(JOB, |job| job["metadata"]["labels"] = json!({"a": "b"}));
-    assert!(matches!(write(&server, before, Action::Bind(member())).await, Settled::Conflict));
+    assert!(matches!(write(&server, before, bind()).await, Settled::Conflict));
     assert_eq!(verbs(&server), ["patch buildjobs/status"]);
     assert_eq!(job(&server).status.unwrap().phase, JobPhase::Pending);
 }
@@ -83,7 +90,7 @@ async fn a_write_whose_answer_was_lost_is_found_by_reading() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     server.fail(Fault::AnswerLost, is_patch);
-    let Settled::Now(now) = write(&server, before, Action::Bind(member())).await else { panic!() };
+    let Settled::Now(now) = write(&server, before, bind()).await else { panic!() };
     assert_eq!(now.status.phase, JobPhase::Bound);
     assert_eq!(verbs(&server), ["patch buildjobs/status", "get buildjobs"]);
 }
@@ -96,7 +103,7 @@ async fn a_write_that_is_never_answered_is_found_out_about_by_reading_until_that
     for _ in 0..3 {
         server.fail(Fault::Status(503, "ServiceUnavailable", "starting"), |request| request.verb() == "get");
     }
-    let Settled::Failed(until) = write(&server, before, Action::Bind(member())).await else { panic!() };
+    let Settled::Failed(until) = write(&server, before, bind()).await else { panic!() };
     assert!(until > Timestamp::now(), "not at once");
     assert_eq!(
         verbs(&server),
@@ -110,7 +117,7 @@ async fn a_refused_write_is_not_read_after_and_tried_later() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     server.fail(Fault::Status(403, "Forbidden", "no"), is_patch);
-    assert!(matches!(write(&server, before, Action::Bind(member())).await, Settled::Failed(_)));
+    assert!(matches!(write(&server, before, bind()).await, Settled::Failed(_)));
     assert_eq!(verbs(&server), ["patch buildjobs/status"]);
 }
 
@@ -119,10 +126,10 @@ async fn a_job_that_was_deleted_is_gone() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     server.remove(JOB);
-    assert!(matches!(write(&server, before.clone(), Action::Bind(member())).await, Settled::Deleted));
+    assert!(matches!(write(&server, before.clone(), bind()).await, Settled::Deleted));
     // And also when nobody knows whether the write came first.
     server.fail(Fault::Status(500, "InternalError", "x"), is_patch);
-    assert!(matches!(write(&server, before, Action::Bind(member())).await, Settled::Deleted));
+    assert!(matches!(write(&server, before, bind()).await, Settled::Deleted));
 }
 
 #[tokio::test]
@@ -185,7 +192,7 @@ async fn an_unbound_job_is_nobodys() {
 async fn a_refusal_is_told_in_an_event_that_fits() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
-    let refuse = Action::Refuse { reason: FailureReason::PoolNotFound, message: "ä".repeat(1500) };
+    let refuse = Action::Refuse { reason: FailureReason::PoolNotFound, message: "ä".repeat(1500), amend: None };
     assert_eq!(written(write(&server, before, refuse).await).phase, JobPhase::Failed);
     let event = |server: &ApiServer| server.objects().into_iter().find(|(path, _)| path.contains("/events/"));
     tokio::time::timeout(Duration::from_secs(5), server.until(|server| event(server).is_some())).await.unwrap();
@@ -201,6 +208,39 @@ async fn an_event_that_fails_changes_nothing() {
     let server = ApiServer::default();
     let before = put_job(&server, &pending());
     server.fail(Fault::Status(403, "Forbidden", "no"), |request| request.path.contains("/events"));
-    let refuse = Action::Refuse { reason: FailureReason::PoolNotFound, message: "m".into() };
+    let refuse = Action::Refuse { reason: FailureReason::PoolNotFound, message: "m".into(), amend: None };
     assert_eq!(written(write(&server, before, refuse).await).phase, JobPhase::Failed);
+}
+
+#[tokio::test]
+async fn a_job_is_cancelled_by_one_write_whether_it_waits_or_is_bound() {
+    for before in [pending(), bound()] {
+        let server = ApiServer::default();
+        let before = put_job(&server, &before);
+        let status = written(write(&server, before, Action::Cancel { message: "it waited".into() }).await);
+        assert_eq!((status.phase, status.assigned_to.as_deref()), (JobPhase::Cancelled, None));
+        assert_eq!(status.failure.unwrap().reason, FailureReason::Cancelled);
+        assert_eq!(verbs(&server), ["patch buildjobs/status"]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_later_of_an_attempt_is_written_with_the_next_bind() {
+    let server = ApiServer::default();
+    let mut lost = lifecycle::finish(
+        &running(),
+        "pod-uid",
+        &Outcome::Failed(lifecycle::failure(FailureReason::DaemonLost, "the connection broke")),
+        Policy::default(),
+        Timestamp::now(),
+    )
+    .unwrap();
+    lost.queue_position = Some(3);
+    let before = put_job(&server, &lost);
+    let amend = Some("the daemon was killed".to_owned());
+    let status = written(write(&server, before, Action::Bind { pool: "web".into(), member: member(), amend }).await);
+    assert_eq!((status.phase, status.queue_position), (JobPhase::Bound, None));
+    assert_eq!(status.attempts[0].result.as_deref(), Some("OutOfMemory"));
+    assert_eq!(status.attempts[0].message.as_deref(), Some("the daemon was killed"));
+    assert_eq!(verbs(&server), ["patch buildjobs/status"]);
 }

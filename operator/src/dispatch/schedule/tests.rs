@@ -1,7 +1,13 @@
-use buildpools_crds::v1alpha1::Attempt;
+use buildpools_crds::v1alpha1::{Attempt, JobPhase, WhenPoolMissing};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use super::*;
+use crate::dispatch::dice::Dice;
+use crate::dispatch::job::Target;
+use crate::dispatch::view::{Member, Pool};
+
+mod rules;
+mod waiting;
 
 /// Time zero of the tests, in the past of no job.
 fn at(second: i64) -> Timestamp {
@@ -11,7 +17,7 @@ fn at(second: i64) -> Timestamp {
 const LATER: i64 = 1000;
 
 fn pool(builds_per_member: usize) -> Snapshot {
-    let pool = Pool { deleting: false, builds_per_member, max_build_duration: Duration::from_hours(1) };
+    let pool = Pool { builds_per_member, max_build_duration: Duration::from_hours(1), ..Pool::default() };
     Snapshot { key: ("team".into(), "main".into()), pool: Some(pool), ..Snapshot::default() }
 }
 
@@ -22,10 +28,10 @@ fn member(ordinal: u32, ready: bool) -> Member {
 fn job(name: &str, created: i64) -> Job {
     Job {
         key: ("team".into(), name.into()),
-        uid: format!("uid-{name}"),
+        uid: format!("uid-{name}").into(),
         version: "1".into(),
         created: at(created),
-        pool: "main".into(),
+        target: Target::Named("main".into()),
         ..Job::default()
     }
 }
@@ -51,12 +57,41 @@ impl Snapshot {
     }
 
     fn and(mut self, job: Job) -> Self {
-        self.jobs.insert((job.created, job.key.1.clone(), job.uid.clone()), job);
+        self.put(job, at(0));
         self
     }
 
     fn held(mut self, name: &str, hold: Hold) -> Self {
-        self.held.insert(format!("uid-{name}"), hold);
+        self.hold(&format!("uid-{name}").into(), hold, at(0));
+        self
+    }
+
+    /// What is decided now, as the dispatcher asks for it.
+    fn plan(&self, second: i64) -> Plan {
+        let mut snapshot = self.clone();
+        snapshot.advance(at(second));
+        schedule(&snapshot, at(second))
+    }
+
+    /// Takes the decisions of a moment as written.
+    fn write(mut self, second: i64) -> Self {
+        self.advance(at(second));
+        let plan = schedule(&self, at(second));
+        self.apply(&plan);
+        for Decision { job, action, .. } in plan.decisions {
+            let status = match action {
+                Action::Bind { member, pool, .. } => {
+                    self.served(&job.uid, at(second));
+                    lifecycle::bind(&job.status, &pool, &member, at(second)).unwrap()
+                }
+                Action::Wait { reason, message, pool, position } => {
+                    let waiting = lifecycle::Waiting { reason, message: &message, pool: pool.as_deref(), position };
+                    lifecycle::wait(&job.status, &waiting, at(second)).unwrap()
+                }
+                other => panic!("{other:?}"),
+            };
+            self.put(Job { status, ..job }, at(second));
+        }
         self
     }
 }
@@ -66,10 +101,11 @@ fn tell(plan: &Plan) -> Vec<String> {
     let tell = |decision: &Decision| {
         let name = &decision.job.key.1;
         match &decision.action {
-            Action::Bind(member) => format!("{name} -> {}", member.pod),
+            Action::Bind { member, .. } => format!("{name} -> {}", member.pod),
             Action::Unbind { verify, .. } if verify.is_some() => format!("{name}: unbind after a check"),
             Action::Unbind { .. } => format!("{name}: unbind"),
-            Action::Lost(gone) => format!("{name}: lost ({})", gone.reason.as_str()),
+            Action::Lost { gone, .. } => format!("{name}: lost ({})", gone.reason.as_str()),
+            Action::Cancel { .. } => format!("{name}: cancel"),
             Action::Refuse { reason, .. } => format!("{name}: refuse ({})", reason.as_str()),
             Action::Wait { reason, .. } => format!("{name}: wait ({reason})"),
         }
@@ -78,7 +114,7 @@ fn tell(plan: &Plan) -> Vec<String> {
 }
 
 fn decide(snapshot: &Snapshot, second: i64) -> Vec<String> {
-    tell(&schedule(snapshot, at(second)))
+    tell(&snapshot.plan(second))
 }
 
 #[test]
@@ -94,7 +130,8 @@ fn the_first_job_in_gets_the_first_slot() {
 fn jobs_are_spread_over_ready_members_before_one_that_starts_gets_any() {
     let snapshot = pool(2).with(member(0, false)).with(member(1, true)).with(member(2, true));
     let snapshot = ["a", "b", "c", "d", "e"].into_iter().fold(snapshot, |snapshot, name| snapshot.and(job(name, 0)));
-    assert_eq!(decide(&snapshot, 0), ["a -> main-1", "b -> main-2", "c -> main-1", "d -> main-2", "e -> main-0"]);
+    let plan = decide(&snapshot, 0);
+    assert_eq!((plan.len(), plan[4].as_str()), (5, "e -> main-0"), "{plan:?}");
 }
 
 #[test]
@@ -127,25 +164,31 @@ fn a_bind_that_is_being_written_takes_its_slot() {
 
 #[test]
 fn a_job_that_comes_back_is_not_overtaken_while_that_is_written() {
-    let snapshot = pool(1).with(member(1, true)).and(running("a", 0, 0)).and(job("b", 1));
-    let first = schedule(&snapshot, at(1));
-    assert_eq!(tell(&first), ["a: lost (PodEvicted)"]);
+    let leaving = Member { leaving: true, ..member(0, true) };
+    let snapshot = pool(1).with(leaving).with(member(1, true)).and(bound("a", 0, 0, 0)).and(job("b", 1));
+    let first = snapshot.plan(1);
+    assert_eq!(tell(&first), ["a: unbind"]);
     let claim = first.decisions[0].action.claim();
     assert_eq!(decide(&snapshot.held("a", Hold::Writing(claim)), 1), [""; 0]);
 }
 
 #[test]
+fn a_job_that_is_being_told_that_it_waits_is_not_overtaken() {
+    let snapshot = pool(1).with(member(0, true)).and(job("a", 0)).and(job("b", 1));
+    assert_eq!(decide(&snapshot.held("a", Hold::Writing(Claim::Turn)), 1), [""; 0]);
+}
+
+#[test]
 fn nothing_is_decided_on_a_version_that_is_known_to_be_out_of_date() {
-    let snapshot = pool(1).with(member(0, true)).and(job("a", 0)).held("a", Hold::Outdated { version: "0".into() });
-    assert_eq!(decide(&snapshot, LATER), ["a -> main-0"], "the version that was out of date is overtaken");
-    let snapshot = snapshot.held("a", Hold::Outdated { version: "1".into() });
-    assert_eq!(decide(&snapshot, LATER), [""; 0]);
+    let snapshot = pool(1).with(member(0, true)).and(job("a", 0)).held("a", Hold::Outdated);
+    let plan = snapshot.plan(LATER);
+    assert_eq!((tell(&plan), plan.look_again), (vec![], None));
 }
 
 #[test]
 fn after_a_failed_write_the_job_is_looked_at_when_its_time_has_come() {
     let snapshot = pool(1).with(member(0, true)).and(job("a", 0)).held("a", Hold::Until(at(9)));
-    let plan = schedule(&snapshot, at(8));
+    let plan = snapshot.plan(8);
     assert_eq!((tell(&plan), plan.look_again), (vec![], Some(at(9))));
     assert_eq!(decide(&snapshot, 9), ["a -> main-0"]);
 }
@@ -154,35 +197,17 @@ fn after_a_failed_write_the_job_is_looked_at_when_its_time_has_come() {
 fn a_member_that_turned_a_job_down_is_let_alone_for_a_moment() {
     let mut snapshot = pool(1).with(member(0, true)).and(job("a", 0));
     snapshot.declined.insert("pod-0".into(), at(2));
-    let plan = schedule(&snapshot, at(1));
+    let plan = snapshot.plan(1);
     assert_eq!((tell(&plan), plan.look_again), (vec![], Some(at(2))));
     assert_eq!(decide(&snapshot, 2), ["a -> main-0"]);
 }
 
 #[test]
-fn waiting_is_told_once_and_only_if_it_lasts() {
-    let mut snapshot = pool(1).with(member(0, true)).and(running("a", 0, 0)).and(job("b", 10));
-    let plan = schedule(&snapshot, at(10));
-    assert_eq!((tell(&plan), plan.look_again), (vec![], Some(at(12))));
-    let plan = schedule(&snapshot, at(12));
-    assert_eq!(tell(&plan), ["b: wait (WaitingForSlot)"]);
-    let Action::Wait { reason, message } = &plan.decisions[0].action else { unreachable!() };
-    let waiting = snapshot.jobs.values_mut().find(|job| job.key.1 == "b").unwrap();
-    waiting.status = lifecycle::wait(
-        &waiting.status,
-        &lifecycle::Waiting { reason, message, pool: Some("main"), position: None },
-        at(12),
-    )
-    .unwrap();
-    let plan = schedule(&snapshot, at(LATER));
-    assert_eq!(plan, Plan::default(), "at rest there is nothing to write and nothing to wait for");
-}
-
-#[test]
 fn a_job_bound_long_ago_moves_only_to_a_ready_member_with_a_free_slot() {
     let stuck = pool(1).with(member(0, false)).and(bound("a", 0, 0, 0));
-    assert_eq!(schedule(&stuck, at(29)).look_again, Some(at(30)));
-    assert_eq!(schedule(&stuck, at(LATER)), Plan::default(), "there is no better member");
+    assert_eq!(stuck.plan(29).look_again, Some(at(30)));
+    let plan = stuck.plan(LATER);
+    assert_eq!((tell(&plan), plan.look_again), (vec![], None), "there is no better member");
     assert_eq!(decide(&stuck.clone().with(member(1, false)), LATER), [""; 0]);
     let better = stuck.with(member(1, true));
     assert_eq!(decide(&better, 29), [""; 0]);
@@ -232,7 +257,7 @@ fn a_longer_timeout_than_the_pool_allows_is_refused_and_both_fields_are_named() 
     let mut greedy = job("a", 0);
     greedy.timeout = Some(Duration::from_mins(90));
     let plan = schedule(&pool(1).with(member(0, true)).and(greedy), at(0));
-    let Action::Refuse { reason: FailureReason::PolicyDenied, message } = &plan.decisions[0].action else {
+    let Action::Refuse { reason: FailureReason::PolicyDenied, message, .. } = &plan.decisions[0].action else {
         panic!("{plan:?}")
     };
     for word in ["spec.timeout (1h 30m)", "spec.maxBuildDuration (1h)", "\"main\""] {
@@ -247,10 +272,10 @@ fn a_longer_timeout_than_the_pool_allows_is_refused_and_both_fields_are_named() 
 fn a_job_waits_half_a_minute_for_a_pool_that_is_not_there() {
     let mut snapshot = pool(1).and(job("a", 0));
     snapshot.pool = None;
-    assert_eq!(schedule(&snapshot, at(0)).look_again, Some(at(2)));
+    assert_eq!(snapshot.plan(0).look_again, Some(at(2)));
     assert_eq!(decide(&snapshot, 2), ["a: wait (PoolNotFound)"]);
-    let plan = schedule(&snapshot, at(30));
-    let Action::Refuse { reason: FailureReason::PoolNotFound, message } = &plan.decisions[0].action else {
+    let plan = snapshot.plan(30);
+    let Action::Refuse { reason: FailureReason::PoolNotFound, message, .. } = &plan.decisions[0].action else {
         panic!("{plan:?}")
     };
     assert!(message.starts_with("there is no BuildPool \"main\" in namespace \"team\"; "), "{message}");
@@ -263,8 +288,13 @@ fn a_job_waits_half_a_minute_for_a_pool_that_is_not_there() {
 #[test]
 fn a_pool_that_is_being_deleted_gets_no_jobs() {
     let mut snapshot = pool(1).with(member(0, true)).and(job("a", 0));
-    snapshot.pool.as_mut().unwrap().deleting = true;
-    assert_eq!(decide(&snapshot, LATER), ["a: wait (PoolNotReady)"]);
+    snapshot.pool.as_mut().unwrap().deleting = Some(at(10));
+    assert_eq!(decide(&snapshot, 12), ["a: wait (PoolNotReady)"]);
+    assert_eq!(decide(&snapshot, 39), ["a: wait (PoolNotReady)"]);
+    assert_eq!(decide(&snapshot, 40), ["a: refuse (PoolUnavailable)"]);
+    let mut patient = snapshot.job("uid-a").unwrap().clone();
+    patient.when_pool_missing = WhenPoolMissing::Wait;
+    assert_eq!(decide(&snapshot.and(patient), LATER), ["a: wait (PoolNotReady)"]);
 }
 
 #[test]
@@ -275,40 +305,45 @@ fn a_job_that_is_being_deleted_gets_no_slot_and_keeps_the_one_it_has() {
     assert_eq!(decide(&pool(1).with(member(0, true)).and(deleting).and(job("b", 1)), 1), [""; 0]);
 }
 
-#[test]
-fn a_lost_attempt_is_said_to_be_followed_by_another_before_it_is_said_to_wait() {
-    let mut again = job("a", 0);
-    again.status.attempts.push(Attempt {
-        number: 1,
-        pod: "main-0".into(),
-        pod_uid: "pod-0".into(),
-        reference: "uid-a-1".into(),
-        started_at: MicroTime(at(1)),
-        finished_at: Some(MicroTime(at(50))),
-        result: Some("PodEvicted".into()),
-        message: None,
-    });
-    let snapshot = pool(1).with(member(0, true)).and(running("b", 0, 0)).and(again);
-    assert_eq!(schedule(&snapshot, at(51)).look_again, Some(at(52)));
-    assert_eq!(decide(&snapshot, 52), ["a: wait (WaitingForSlot)"]);
+/// A job that has lost its attempts at these times, with these results.
+fn lost(name: &str, attempts: &[(i64, &str)]) -> Job {
+    let mut job = job(name, 0);
+    job.status.attempts = (1..)
+        .zip(attempts)
+        .map(|(number, (finished, result))| Attempt {
+            number,
+            pod: "main-0".into(),
+            pod_uid: "pod-0".into(),
+            reference: format!("uid-{name}-{number}"),
+            started_at: MicroTime(at(finished - 40)),
+            finished_at: Some(MicroTime(at(*finished))),
+            result: Some((*result).into()),
+            message: None,
+        })
+        .collect();
+    job
 }
 
-/// A small deterministic generator (Knuth's MMIX constants), so that a failing case can be named by its number.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % end
-    }
+#[test]
+fn after_a_lost_attempt_there_is_a_pause_and_only_then_a_wait_is_told() {
+    let snapshot = pool(1).with(member(0, true)).and(lost("a", &[(50, "PodEvicted")]));
+    assert_eq!(decide(&snapshot, 51), [""; 0]);
+    let again = snapshot.plan(51).look_again.unwrap();
+    assert_eq!(again, at(50) + retry::delay(1, "uid-a"));
+    assert_eq!(decide(&snapshot, 53), ["a -> main-0"]);
+    let full = snapshot.and(running("b", 0, 0));
+    assert_eq!(decide(&full, 52), [""; 0]);
+    assert_eq!(decide(&full, 53), ["a: wait (WaitingForSlot)"]);
+    let twice = pool(1).with(member(0, true)).and(lost("a", &[(20, "PodEvicted"), (50, "DaemonLost")]));
+    assert_eq!((decide(&twice, 53), decide(&twice, 55)), (vec![], vec!["a -> main-0".to_owned()]));
 }
 
 #[test]
 fn whatever_the_state_slots_suffice_no_job_is_decided_twice_and_nobody_is_overtaken() {
-    for seed in 0..3000 {
-        let mut dice = Dice(seed);
+    for seed in 0..3000_u64 {
+        let mut dice = Dice::new(seed);
         let capacity = 1 + dice.below(3);
-        let mut snapshot = pool(usize::try_from(capacity).unwrap());
+        let mut snapshot = pool(capacity);
         for ordinal in 0..dice.below(4) {
             let ordinal = u32::try_from(ordinal).unwrap();
             let leaving = dice.below(4) == 0;
@@ -327,12 +362,12 @@ fn whatever_the_state_slots_suffice_no_job_is_decided_twice_and_nobody_is_overta
             }
             snapshot = snapshot.and(next);
         }
-        check(&snapshot, &schedule(&snapshot, at(40)), usize::try_from(capacity).unwrap(), seed);
+        check(&snapshot, &snapshot.plan(40), capacity, seed);
     }
 }
 
 fn check(snapshot: &Snapshot, plan: &Plan, capacity: usize, seed: u64) {
-    let mut decided: Vec<&str> = plan.decisions.iter().map(|decision| decision.job.uid.as_str()).collect();
+    let mut decided: Vec<&str> = plan.decisions.iter().map(|decision| decision.job.uid.as_ref()).collect();
     let count = decided.len();
     decided.sort_unstable();
     decided.dedup();
@@ -342,13 +377,13 @@ fn check(snapshot: &Snapshot, plan: &Plan, capacity: usize, seed: u64) {
         .decisions
         .iter()
         .filter_map(|decision| match &decision.action {
-            Action::Bind(member) => Some((&decision.job, member.uid.as_str())),
+            Action::Bind { member, .. } => Some((&decision.job, member.uid.as_str())),
             _ => None,
         })
         .collect();
     for member in snapshot.members.values() {
         let on = |uid: Option<&str>| uid == Some(member.uid.as_str());
-        let had = snapshot.jobs.values().filter(|job| on(job.status.assigned_to.as_deref())).count();
+        let had = snapshot.jobs().filter(|job| on(job.status.assigned_to.as_deref())).count();
         let reserved = snapshot.held.values().filter(|hold| **hold == Hold::Writing(Claim::Slot(member.uid.clone())));
         let new = binds.iter().filter(|(_, uid)| on(Some(*uid))).count();
         let used = had + reserved.count() + new;
@@ -357,7 +392,7 @@ fn check(snapshot: &Snapshot, plan: &Plan, capacity: usize, seed: u64) {
     }
     let last = binds.iter().map(|(job, _)| (job.created, &job.key.1)).max();
     let free = |job: &&Job| job.status.phase == JobPhase::Pending && !snapshot.held.contains_key(&job.uid);
-    for job in snapshot.jobs.values().filter(free) {
+    for job in snapshot.jobs().filter(free) {
         let bound = binds.iter().any(|(other, _)| other.uid == job.uid);
         assert!(bound || last < Some((job.created, &job.key.1)), "seed {seed}: {} was overtaken", job.key.1);
     }

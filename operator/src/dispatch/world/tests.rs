@@ -1,8 +1,14 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use buildpools_crds::lifecycle;
 use buildpools_crds::v1alpha1::FailureReason;
 
-use super::super::schedule::Action;
 use super::*;
+use crate::dispatch::view::FairShare;
+
+mod many;
+mod routing;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
@@ -15,10 +21,10 @@ fn key(name: &str) -> Key {
 fn job(name: &str, version: &str) -> Job {
     Job {
         key: key(name),
-        uid: format!("uid-{name}"),
+        uid: format!("uid-{name}").into(),
         version: version.into(),
         created: at(0),
-        pool: "main".into(),
+        target: Target::Named("main".into()),
         ..Job::default()
     }
 }
@@ -36,7 +42,7 @@ fn running(name: &str, version: &str) -> Job {
 }
 
 fn pool() -> Pool {
-    Pool { deleting: false, builds_per_member: 1, max_build_duration: Duration::from_hours(1) }
+    Pool { builds_per_member: 1, max_build_duration: Duration::from_hours(1), ..Pool::default() }
 }
 
 fn member(uid: &str) -> (Key, Member) {
@@ -74,7 +80,7 @@ fn decide(world: &mut World, second: i64) -> Vec<Decision> {
     let mut all = Vec::new();
     for pool in world.due(at(second)) {
         for decision in world.plan(&pool, at(second)).decisions {
-            world.begin(&decision);
+            world.begin(&decision, at(second));
             all.push(decision);
         }
     }
@@ -83,7 +89,7 @@ fn decide(world: &mut World, second: i64) -> Vec<Decision> {
 
 fn bind(world: &mut World, second: i64) -> Job {
     let decisions = decide(world, second);
-    assert!(matches!(decisions.as_slice(), [Decision { action: Action::Bind(_), .. }]), "{decisions:?}");
+    assert!(matches!(decisions.as_slice(), [Decision { action: Action::Bind { .. }, .. }]), "{decisions:?}");
     decisions[0].job.clone()
 }
 
@@ -109,7 +115,7 @@ fn a_slot_is_given_once_though_the_watch_has_not_caught_up() {
     let mut world = world(vec![job("a", "1"), job("b", "2")]);
     let a = bind(&mut world, 0);
     assert_eq!(decide(&mut world, 0), []);
-    world.settle(&a, Settled::Now(Box::new(bound("a", "3"))));
+    world.settle(&a, Settled::Now(Box::new(bound("a", "3"))), at(0));
     assert_eq!(decide(&mut world, 0), [], "the answer stands in for the watch");
     // A list that is older than our write brings the old version once more.
     world.see(has(job("a", "1")), at(0));
@@ -127,7 +133,7 @@ fn a_watch_that_is_faster_than_the_answer_is_believed() {
     let a = bind(&mut world, 0);
     world.see(has(bound("a", "2")), at(0));
     world.see(has(running("a", "3")), at(0));
-    world.settle(&a, Settled::Now(Box::new(bound("a", "2"))));
+    world.settle(&a, Settled::Now(Box::new(bound("a", "2"))), at(0));
     // Were the answer believed, the job would be unbound from a stopping pod. A running job is not.
     world.see(Seen::Pod(Change::Has(key("main-0"), Ok(Some(leaving("pod-0"))))), at(0));
     assert_eq!(decide(&mut world, 0), []);
@@ -137,12 +143,12 @@ fn a_watch_that_is_faster_than_the_answer_is_believed() {
 fn a_chain_of_writes_overtakes_every_version_that_the_watch_may_still_show() {
     let mut world = world(vec![job("a", "1")]);
     let first = bind(&mut world, 0);
-    world.settle(&first, Settled::Now(Box::new(bound("a", "2"))));
+    world.settle(&first, Settled::Now(Box::new(bound("a", "2"))), at(0));
     world.see(Seen::Pod(Change::Has(key("main-0"), Ok(Some(leaving("pod-0"))))), at(0));
     let second = decide(&mut world, 0).remove(0);
     assert!(matches!(second.action, Action::Unbind { .. }));
     assert_eq!(second.job.version, "2");
-    world.settle(&second.job, Settled::Now(Box::new(job("a", "3"))));
+    world.settle(&second.job, Settled::Now(Box::new(job("a", "3"))), at(0));
     for late in [job("a", "1"), bound("a", "2"), job("a", "3")] {
         world.see(has(late), at(0));
         assert_eq!(decide(&mut world, 0), []);
@@ -153,7 +159,7 @@ fn a_chain_of_writes_overtakes_every_version_that_the_watch_may_still_show() {
 fn after_a_conflict_the_job_waits_for_the_watch() {
     let mut world = world(vec![job("a", "1")]);
     let a = bind(&mut world, 0);
-    world.settle(&a, Settled::Conflict);
+    world.settle(&a, Settled::Conflict, at(0));
     assert_eq!(decide(&mut world, 100), []);
     assert_eq!(world.next_look(), None, "and not for a timer");
     world.see(has(job("a", "2")), at(100));
@@ -166,7 +172,7 @@ fn a_conflict_that_the_watch_has_explained_already_holds_nothing_up() {
     let a = bind(&mut world, 0);
     world.see(has(job("a", "2")), at(0));
     assert_eq!(decide(&mut world, 0), []);
-    world.settle(&a, Settled::Conflict);
+    world.settle(&a, Settled::Conflict, at(0));
     assert_eq!(bind(&mut world, 0).version, "2");
 }
 
@@ -174,7 +180,7 @@ fn a_conflict_that_the_watch_has_explained_already_holds_nothing_up() {
 fn a_failed_write_is_decided_anew_when_its_time_has_come() {
     let mut world = world(vec![job("a", "1")]);
     let a = bind(&mut world, 0);
-    world.settle(&a, Settled::Failed(at(5)));
+    world.settle(&a, Settled::Failed(at(5)), at(0));
     assert_eq!(decide(&mut world, 4), []);
     assert_eq!(world.next_look(), Some(at(5)));
     assert_eq!(bind(&mut world, 5).key, key("a"));
@@ -187,8 +193,8 @@ fn an_answer_for_a_job_that_is_gone_changes_nothing() {
     world.see(Seen::Job(Change::Gone(key("a"), None)), at(0));
     // Another job of the same name.
     world.see(has(Job { uid: "other".into(), ..job("a", "7") }), at(0));
-    world.settle(&a, Settled::Now(Box::new(bound("a", "2"))));
-    assert_eq!(bind(&mut world, 0).uid, "other");
+    world.settle(&a, Settled::Now(Box::new(bound("a", "2"))), at(0));
+    assert_eq!(&*bind(&mut world, 0).uid, "other");
 }
 
 #[test]
@@ -221,7 +227,7 @@ fn a_job_that_cannot_be_read_keeps_its_slot_and_stops_nobody() {
 fn a_pool_that_cannot_be_read_is_there() {
     let mut world = world(vec![]);
     world.see(Seen::Pool(Change::Has(key("odd"), Err("spec.scaling: …".into()))), at(0));
-    world.see(has(Job { pool: "odd".into(), ..job("a", "1") }), at(0));
+    world.see(has(Job { target: Target::Named("odd".into()), ..job("a", "1") }), at(0));
     let actions: Vec<_> = decide(&mut world, 1000).into_iter().map(|decision| decision.action).collect();
     assert!(matches!(actions.as_slice(), [Action::Wait { .. }]), "{actions:?}");
 }
@@ -236,10 +242,10 @@ fn a_pod_that_was_replaced_under_its_name_is_gone_and_told_until_its_job_is_writ
     world.see(Seen::Pod(Change::Gone(key("main-0"), Some(Some((key("main"), evicted))))), at(0));
     world.see(Seen::Pod(Change::Has(key("main-0"), Ok(Some(member("pod-1"))))), at(0));
     let lost = decide(&mut world, 0).remove(0);
-    assert!(matches!(&lost.action, Action::Lost(gone) if gone.reason == FailureReason::NodeLost), "{lost:?}");
-    world.settle(&lost.job, Settled::Now(Box::new(job("a", "2"))));
+    assert!(matches!(&lost.action, Action::Lost { gone, .. } if gone.reason == FailureReason::NodeLost), "{lost:?}");
+    world.settle(&lost.job, Settled::Now(Box::new(job("a", "2"))), at(0));
     let again = decide(&mut world, 0).remove(0);
-    assert!(matches!(&again.action, Action::Bind(member) if member.uid == "pod-1"), "{again:?}");
+    assert!(matches!(&again.action, Action::Bind { member, .. } if member.uid == "pod-1"), "{again:?}");
 }
 
 #[test]
@@ -269,4 +275,29 @@ fn nothing_is_kept_of_what_is_gone() {
     world.see(Seen::Pool(Change::Gone(key("main"), None)), at(0));
     assert_eq!(decide(&mut world, 0), []);
     assert!(world.pools.is_empty() && world.jobs.is_empty() && world.pods.is_empty());
+}
+
+#[test]
+fn what_a_group_has_built_counts_once_whether_seen_or_told() {
+    let used = |world: &World| world.pools[&key("main")].snapshot.usage.of("", at(600)).round();
+    let told = |finished: i64| {
+        Seen::Finished(Finished {
+            pool: key("main"),
+            labels: BTreeMap::new(),
+            started: at(finished - 100),
+            finished: at(finished),
+            cache_key: Some(7),
+        })
+    };
+    let mut world = world(vec![running("a", "1")]);
+    world.see(told(-5), at(1));
+    assert_eq!(decide(&mut world, 1), []);
+    let seeded = used(&world);
+    assert!((80.0..100.0).contains(&seeded), "{seeded}");
+    world.see(Seen::Job(Change::Gone(key("a"), None)), at(600));
+    assert!((used(&world) - seeded - 600.0).abs() <= 1.0, "{}", used(&world));
+    // The same build, from the list of those that have ended.
+    let before = used(&world);
+    world.see(told(600), at(601));
+    assert!((used(&world) - before).abs() <= 1.0);
 }

@@ -1,0 +1,74 @@
+//! Jobs that have a slot: whether they keep it.
+
+use std::time::Duration;
+
+use buildpools_crds::v1alpha1::JobPhase;
+use jiff::Timestamp;
+
+use super::slots::Slots;
+use super::snapshot::Snapshot;
+use super::{Action, Decision, Plan, after, text};
+use crate::dispatch::job::Job;
+use crate::dispatch::view::Gone;
+
+/// Time that a member has to start a bound job before another member, that could start it at once, gets it.
+pub const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// Looks at one job that is Bound or Running.
+pub(super) fn keep(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, plan: &mut Plan) {
+    match job.status.phase {
+        JobPhase::Bound => bound(snapshot, job, now, slots, plan),
+        JobPhase::Running => {
+            if let Some(gone) = gone(snapshot, job) {
+                let reason = gone.reason.as_str();
+                let action = Action::Lost { gone, policy: job.policy(snapshot.pool.as_ref()) };
+                plan.decide(Decision { job: job.clone(), action, reason });
+            }
+        }
+        _ => {}
+    }
+}
+
+fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, plan: &mut Plan) {
+    let mut unbind = |why: String, verify: Option<Gone>, reason: &'static str| {
+        // It comes back as one of those that wait, and nobody is to be faster meanwhile.
+        slots.find(job, false);
+        plan.decide(Decision { job: job.clone(), action: Action::Unbind { why, verify }, reason });
+    };
+    if let Some(gone) = gone(snapshot, job) {
+        return unbind(gone.message.clone(), Some(gone), "MemberGone");
+    }
+    let Some(member) = job.status.assigned_to.as_ref().and_then(|uid| snapshot.members.get(uid)) else { return };
+    if member.leaving {
+        return unbind(format!("pod {} is stopping", member.pod), None, "MemberLeaving");
+    }
+    let since = job.status.timing.bound_at.as_ref().map_or(job.created, |time| time.0);
+    let late = after(since, START_WITHIN);
+    if let Some(most) = job.may_wait(snapshot.pool.as_ref()) {
+        let end = after(job.queued(), most);
+        let end = if member.ready { end.max(late) } else { end };
+        if plan.reached(end, now) {
+            let why = format!("pod {} did not start the build within {} (queueTimeout)", member.pod, text(most));
+            plan.decide(Decision { job: job.clone(), action: Action::Unbind { why, verify: None }, reason: "Timeout" });
+            return;
+        }
+    }
+    if !plan.reached(late, now) {
+        return;
+    }
+    if let Some(other) = slots.better_than(&member.uid, job.cache_key) {
+        // The slot is kept for the job.
+        slots.take(&other.uid, job);
+        let why = format!("pod {} did not start the build within {}", member.pod, text(START_WITHIN));
+        plan.decide(Decision { job: job.clone(), action: Action::Unbind { why, verify: None }, reason: "NotStarted" });
+    }
+}
+
+/// Whether the pod that a job is assigned to is gone.
+fn gone(snapshot: &Snapshot, job: &Job) -> Option<Gone> {
+    let uid = job.status.assigned_to.as_ref()?;
+    match snapshot.members.get(uid) {
+        Some(member) => member.gone.clone(),
+        None => Some(Gone::absent(job.status.member.as_deref().unwrap_or(uid))),
+    }
+}

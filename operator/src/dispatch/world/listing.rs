@@ -1,0 +1,67 @@
+//! Lists: what one had not is gone.
+
+use std::collections::HashSet;
+
+use kube::Resource;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
+
+use crate::dispatch::view::{Key, key};
+
+/// A change of the objects of one kind.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// A complete list begins.
+    Begin,
+    /// The object is there. Or it is there and cannot be read, which must not stop the watch.
+    Has(Key, Result<T, String>),
+    /// The list is complete: what it did not have is gone.
+    Complete,
+    /// The object is gone; what it was last, if that can be read.
+    Gone(Key, Option<T>),
+}
+
+impl<T> Change<T> {
+    /// From a watch that guards against objects that cannot be read.
+    pub fn of<K: Resource>(
+        event: Event<DeserializeGuard<K>>,
+        has: impl FnOnce(K) -> T,
+        gone: impl FnOnce(K) -> T,
+    ) -> Self {
+        match event {
+            Event::Init => Self::Begin,
+            Event::InitDone => Self::Complete,
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = key(object.meta());
+                Self::Has(key, object.0.map(has).map_err(|invalid| invalid.error))
+            }
+            Event::Delete(object) => Self::Gone(key(object.meta()), object.0.ok().map(gone)),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    pub synced: bool,
+    /// What the list that is being received has had so far.
+    seen: Option<HashSet<Key>>,
+}
+
+impl Listing {
+    pub fn begin(&mut self) {
+        self.seen = Some(HashSet::new());
+    }
+
+    pub fn has(&mut self, key: &Key) {
+        if let Some(seen) = &mut self.seen {
+            seen.insert(key.clone());
+        }
+    }
+
+    /// What is known and was not in the list.
+    pub fn complete<'a>(&mut self, known: impl Iterator<Item = &'a Key>) -> Vec<Key> {
+        self.synced = true;
+        let seen = self.seen.take().unwrap_or_default();
+        known.filter(|key| !seen.contains(*key)).cloned().collect()
+    }
+}
