@@ -36,6 +36,10 @@ pub struct Cli {
     #[arg(long, env = "HEALTH_ADDR", default_value = "0.0.0.0:8081")]
     pub health_addr: SocketAddr,
 
+    /// Address of /debug/queue. It names jobs of all tenants, so it is served to this pod alone: use kubectl port-forward
+    #[arg(long, env = "DEBUG_ADDR", default_value = "127.0.0.1:8082")]
+    pub debug_addr: SocketAddr,
+
     /// Address of /metrics
     #[arg(long, env = "METRICS_ADDR", default_value = "0.0.0.0:8080")]
     pub metrics_addr: SocketAddr,

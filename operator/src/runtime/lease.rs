@@ -5,6 +5,7 @@
 //! resourceVersion that was read, so of two candidates one loses. A lease keeps two leaders apart most of the time and
 //! proves nothing: what must not happen twice is a compare-and-swap on the object itself.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -39,11 +40,27 @@ const RETRY_PERIOD: Duration = Duration::from_secs(1);
 /// Time of one call.
 const CALL: Duration = Duration::from_secs(3);
 
+/// Who leads, as far as this process knows. A clone knows the same.
+#[derive(Clone, Debug, Default)]
+pub struct Leader(Arc<Mutex<Option<String>>>);
+
+impl Leader {
+    /// Its identity; `None` before the lease was read for the first time.
+    pub fn name(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is(&self, identity: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(identity.to_owned());
+    }
+}
+
 /// A process that leads or wants to.
 pub struct Elector {
     leases: Api<Lease>,
     name: String,
     identity: String,
+    leader: Leader,
     observed: Option<(LeaseSpec, Instant)>,
 }
 
@@ -63,8 +80,15 @@ impl Elector {
             leases: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity: identity.to_owned(),
+            leader: Leader::default(),
             observed: None,
         }
+    }
+
+    /// Tells who leads.
+    #[must_use]
+    pub fn telling(self, leader: Leader) -> Self {
+        Self { leader, ..self }
     }
 
     /// Waits until the lease is held, or until stopped. The gate is open while the API server answers: a process that
@@ -76,11 +100,13 @@ impl Elector {
             match self.attempt().await {
                 Ok(Attempt::Held(lease)) => {
                     gate.open();
+                    self.leader.is(&self.identity);
                     info!(lease = self.name, identity = self.identity, "leading");
                     return Some(Leadership { elector: self, lease: *lease, renewed: begun });
                 }
                 Ok(Attempt::Other(holder)) => {
                     gate.open();
+                    self.leader.is(&holder);
                     if told.as_ref() != Some(&holder) {
                         info!(lease = self.name, leader = holder, "standing by");
                         told = Some(holder);

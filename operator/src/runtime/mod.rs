@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod crds;
+pub mod debug;
 pub mod health;
 pub mod http;
 pub mod lease;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::http::Servers;
-use self::lease::{Elector, Leadership};
+use self::lease::{Elector, Leader, Leadership};
 use self::metrics::Metrics;
 use self::readiness::Readiness;
 use crate::cli::Cli;
@@ -42,58 +43,74 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     let turn_gate = readiness.gate("leader-election", "not begun");
     let crd_gate = readiness.gate("crds", "not looked for yet");
     let metrics = Metrics::default();
+    let (explainer, leader) = (Explainer::default(), Leader::default());
     let mut servers = Servers::default();
     servers.begin(cli.health_addr, "--health-addr", health::router(readiness.clone())).await?;
     servers.begin(cli.metrics_addr, "--metrics-addr", metrics::router(metrics.clone())).await?;
+    servers.begin(cli.debug_addr, "--debug-addr", debug::router(explainer.clone(), leader.clone())).await?;
     let client = client::connect(&metrics).await?;
     info!(version = env!("CARGO_PKG_VERSION"), pod = cli.pod_name, namespace = cli.pod_namespace, "started");
 
+    let replica = Replica { cli, client, metrics, readiness, explainer, leader };
     tokio::select! {
-        done = lead(&cli, client, &metrics, &readiness, &turn_gate, &crd_gate, stop) => done,
+        done = replica.lead(&turn_gate, &crd_gate, stop) => done,
         error = servers.failed() => Err(error),
     }
 }
 
-async fn lead(
-    cli: &Cli,
+/// What the parts of a process share that leads or wants to.
+struct Replica {
+    cli: Cli,
     client: Client,
-    metrics: &Metrics,
-    readiness: &Readiness,
-    turn_gate: &readiness::Gate,
-    crd_gate: &readiness::Gate,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    if !crds::wait(&client, crd_gate, &stop).await {
-        return Ok(());
+    metrics: Metrics,
+    readiness: Readiness,
+    explainer: Explainer,
+    leader: Leader,
+}
+
+impl Replica {
+    async fn lead(
+        &self,
+        turn_gate: &readiness::Gate,
+        crd_gate: &readiness::Gate,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Self { cli, client, metrics, .. } = self;
+        if !crds::wait(client, crd_gate, &stop).await {
+            return Ok(());
+        }
+        let elector = Elector::new(client.clone(), &cli.pod_namespace, &cli.lease_name, &cli.identity());
+        let elector = elector.telling(self.leader.clone());
+        let Some(mut leadership) = elector.acquire(turn_gate, &stop).await else { return Ok(()) };
+        metrics.leader(true);
+
+        let work = stop.child_token();
+        let mut tasks = self.begin(&work);
+        let result = tokio::select! {
+            // Work under way is dropped with the tasks: another process may lead already.
+            lost = leadership.keep() => return Err(lost.context("leadership lost")),
+            () = stop.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => Err(why(ended)),
+        };
+        info!("stopping");
+        work.cancel();
+        let drained = drain(&mut tasks, &mut leadership).await;
+        tasks.shutdown().await;
+        leadership.release().await;
+        metrics.leader(false);
+        result.and(drained)
     }
-    let elector = Elector::new(client.clone(), &cli.pod_namespace, &cli.lease_name, &cli.identity());
-    let Some(mut leadership) = elector.acquire(turn_gate, &stop).await else { return Ok(()) };
-    metrics.leader(true);
-    let caches = readiness.gate("caches", "jobs, pools and members are being listed");
 
-    let work = stop.child_token();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(pool::run(client.clone(), cli.pool_settings(), metrics.clone(), work.clone()));
-    tasks.spawn(dispatch::run(
-        client,
-        cli.dispatch_settings(metrics.clone(), Explainer::default()),
-        caches,
-        work.clone(),
-    ));
-
-    let result = tokio::select! {
-        // Work under way is dropped with the tasks: another process may lead already.
-        lost = leadership.keep() => return Err(lost.context("leadership lost")),
-        () = stop.cancelled() => Ok(()),
-        Some(ended) = tasks.join_next() => Err(why(ended)),
-    };
-    info!("stopping");
-    work.cancel();
-    let drained = drain(&mut tasks, &mut leadership).await;
-    tasks.shutdown().await;
-    leadership.release().await;
-    metrics.leader(false);
-    result.and(drained)
+    /// Begins the work of a leader.
+    fn begin(&self, work: &CancellationToken) -> JoinSet<anyhow::Result<()>> {
+        let Self { cli, client, metrics, readiness, explainer, .. } = self;
+        let caches = readiness.gate("caches", "jobs, pools and members are being listed");
+        let settings = cli.dispatch_settings(metrics.clone(), explainer.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pool::run(client.clone(), cli.pool_settings(), metrics.clone(), work.clone()));
+        tasks.spawn(dispatch::run(client.clone(), settings, caches, work.clone()));
+        tasks
+    }
 }
 
 /// Waits until the tasks have finished what they had begun. The lease is kept meanwhile.

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod debug;
 mod documentation;
 mod fixtures;
 mod lease;
