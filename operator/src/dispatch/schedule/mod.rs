@@ -39,6 +39,10 @@ use super::job::Job;
 use super::view::Gone;
 
 #[cfg(test)]
+mod figures;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 /// Time by which the kubelet's word for the end of a daemon may be later than the runner's.

@@ -2,16 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::dispatch::dice::Dice;
-use crate::dispatch::schedule::usage::Usage;
-
-/// Milliseconds after time zero of the tests.
-fn at(millis: i64) -> Timestamp {
-    Timestamp::from_millisecond(1_000_000_000 + millis).unwrap()
-}
-
-const SECOND: i64 = 1000;
-const MINUTE: i64 = 60 * SECOND;
-const HOUR: i64 = 60 * MINUTE;
+use crate::dispatch::schedule::simulation::{Arrival, HOUR, MINUTE, SECOND, Simulation, at, jain, light_waits, stream};
 
 fn ticket(name: &str, priority: i32, group: &str, created: i64) -> Ticket {
     Ticket { priority, group: group.into(), place: (at(created), name.into(), format!("uid-{name}").into()) }
@@ -169,163 +160,10 @@ fn a_place_in_the_queue_is_one_less_when_the_first_has_got_its_slot() {
     }
 }
 
-/// A pool under load: builds of random lengths come, wait, run and end.
-struct Simulation {
-    slots: usize,
-    queue: Queue,
-    usage: Usage,
-    weights: BTreeMap<String, f64>,
-    lengths: HashMap<Arc<str>, i64>,
-    running: Vec<Build>,
-    done: BTreeMap<String, f64>,
-    waits: BTreeMap<String, Vec<f64>>,
-    now: i64,
-}
-
-struct Build {
-    group: String,
-    began: i64,
-    ends: i64,
-}
-
-/// A job that comes.
-#[derive(Clone)]
-struct Arrival {
-    at: i64,
-    group: String,
-    priority: i32,
-    length: i64,
-}
-
-impl Shares for Simulation {
-    fn used(&self, group: &str) -> f64 {
-        let running = self.running.iter().filter(|build| build.group == group);
-        let elapsed = running.map(|build| seconds(self.now - build.began).max(self.estimate()));
-        self.usage.of(group, at(self.now)) + elapsed.sum::<f64>()
-    }
-    fn weight(&self, group: &str) -> f64 {
-        self.weights.get(group).copied().unwrap_or(1.0)
-    }
-    fn estimate(&self) -> f64 {
-        self.usage.estimate()
-    }
-}
-
-fn seconds(millis: i64) -> f64 {
-    Duration::from_millis(millis.try_into().unwrap()).as_secs_f64()
-}
-
-fn millis(seconds: f64) -> i64 {
-    i64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap()
-}
-
-impl Simulation {
-    fn new(slots: usize) -> Self {
-        Self {
-            slots,
-            queue: Queue::default(),
-            usage: Usage::default(),
-            weights: BTreeMap::new(),
-            lengths: HashMap::new(),
-            running: Vec::new(),
-            done: BTreeMap::new(),
-            waits: BTreeMap::new(),
-            now: 0,
-        }
-    }
-
-    /// Runs until then; what has not ended by then is not counted.
-    fn run(&mut self, mut arrivals: Vec<Arrival>, until: i64) {
-        arrivals.sort_by_key(|arrival| arrival.at);
-        let mut arrivals = arrivals.into_iter().enumerate().peekable();
-        loop {
-            let next_end = self.running.iter().map(|build| build.ends).min();
-            let next_arrival = arrivals.peek().map(|(_, arrival)| arrival.at);
-            let Some(next) = [next_end, next_arrival].into_iter().flatten().min() else { break };
-            if next > until {
-                break;
-            }
-            self.now = next;
-            let (ended, running) = std::mem::take(&mut self.running).into_iter().partition(|build| build.ends <= next);
-            self.running = running;
-            for build in ended {
-                let length = Duration::from_millis((build.ends - build.began).try_into().unwrap());
-                self.usage.charge(&build.group, length, at(next));
-                *self.done.entry(build.group).or_default() += length.as_secs_f64();
-            }
-            while let Some((number, arrival)) = arrivals.next_if(|(_, arrival)| arrival.at <= next) {
-                let ticket = ticket(&format!("{number:08}"), arrival.priority, &arrival.group, arrival.at);
-                self.lengths.insert(ticket.place.2.clone(), arrival.length);
-                self.queue.insert(ticket);
-            }
-            self.give_slots();
-        }
-    }
-
-    fn give_slots(&mut self) {
-        let free = self.slots - self.running.len();
-        if free == 0 {
-            return;
-        }
-        let turns: Vec<Ticket> = self
-            .queue
-            .order(self, at(self.now))
-            .take(free)
-            .map(|next| Ticket { priority: next.priority, group: next.group.to_owned(), place: next.place.clone() })
-            .collect();
-        for ticket in turns {
-            self.queue.remove(&ticket);
-            self.queue.served(ticket.priority, at(self.now));
-            let waited = at(self.now).duration_since(ticket.place.0).as_secs_f64();
-            self.waits.entry(ticket.group.clone()).or_default().push(waited);
-            let length = self.lengths[&ticket.place.2];
-            self.running.push(Build { group: ticket.group, began: self.now, ends: self.now + length });
-        }
-    }
-
-    fn quantile(&self, group: &str, part: f64) -> f64 {
-        let mut waits = self.waits[group].clone();
-        waits.sort_by(f64::total_cmp);
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let index = ((waits.len() - 1) as f64 * part) as usize;
-        waits[index]
-    }
-}
-
-/// Jobs of a group that come at random, so many per hour on the average, of this mean length.
-fn stream(dice: &mut Dice, group: &str, per_hour: f64, mean_length: f64, hours: i64) -> Vec<Arrival> {
-    let mut now = 0;
-    let mut arrivals = Vec::new();
-    loop {
-        now += millis(dice.exponential(3600.0 / per_hour));
-        if now > hours * HOUR {
-            return arrivals;
-        }
-        let length = millis(dice.exponential(mean_length)).max(1);
-        arrivals.push(Arrival { at: now, group: group.into(), priority: 0, length });
-    }
-}
-
-/// Jain's index of ten tenants of whom one offers 100 times as much as each other; they offer a little more than is
-/// due to them, so that fairness and nothing else decides what they get.
-pub fn jain(seed: u64) -> f64 {
-    let mut dice = Dice::new(seed);
-    let mut simulation = Simulation::new(10);
-    // A slot does 60 builds of a minute an hour, and there is one for each tenant.
-    let mut arrivals: Vec<Arrival> =
-        (1..10).flat_map(|tenant| stream(&mut dice, &format!("tenant-{tenant}"), 66.0, 60.0, 12)).collect();
-    arrivals.extend(stream(&mut dice, "tenant-0", 6600.0, 60.0, 12));
-    simulation.run(arrivals, 12 * HOUR);
-    let done: Vec<f64> = simulation.done.values().copied().collect();
-    assert_eq!(done.len(), 10);
-    let sum = done.iter().sum::<f64>();
-    sum * sum / (10.0 * done.iter().map(|seconds| seconds * seconds).sum::<f64>())
-}
-
 #[test]
 fn a_tenant_that_offers_a_hundred_times_as_much_gets_no_more_than_the_others() {
     for seed in 0..3 {
-        let jain = jain(seed);
+        let jain = jain(seed, true);
         println!("seed {seed}: Jain index {jain:.4}");
         assert!(jain >= 0.98, "seed {seed}: {jain}");
     }
@@ -350,25 +188,6 @@ fn groups_get_what_their_weights_say() {
             assert!(error.abs() <= 0.05, "seed {seed}: {group} is off by {error}");
         }
     }
-}
-
-/// Waits (median, 99th percentile) of a tenant that comes with three builds per slot every two hours; beside it, if
-/// asked for, one that offers far more than the pool can do.
-pub fn light_waits(seed: u64, beside_heavy: bool) -> [f64; 2] {
-    let mut dice = Dice::new(seed);
-    let mut simulation = Simulation::new(10);
-    let mut arrivals = Vec::new();
-    for burst in 0..12 {
-        for _ in 0..30 {
-            let length = millis(dice.exponential(60.0)).max(1);
-            arrivals.push(Arrival { at: (2 * burst + 1) * HOUR, group: "light".into(), priority: 0, length });
-        }
-    }
-    if beside_heavy {
-        arrivals.extend(stream(&mut dice, "heavy", 3000.0, 60.0, 24));
-    }
-    simulation.run(arrivals, 24 * HOUR);
-    [0.5, 0.99].map(|part| simulation.quantile("light", part))
 }
 
 #[test]

@@ -85,4 +85,4 @@ pub fn choose(key: u64, members: &[Candidate<'_>]) -> Option<usize> {
 
 #[cfg(test)]
 #[path = "placement_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -47,23 +47,25 @@ fn every_member_is_home_to_its_share_of_the_keys() {
     }
 }
 
+/// Of 10,000 keys those that move when one member more comes; all of them go to it.
+pub fn moved(count: usize) -> usize {
+    let names = names(count + 1);
+    let members = members(&names, &vec![0; count + 1], 1);
+    let moves = (0..10_000).map(key).filter_map(|key| {
+        let (before, after) = (choose(key, &members[..count]).unwrap(), choose(key, &members).unwrap());
+        (before != after).then_some(after)
+    });
+    let moves: Vec<usize> = moves.collect();
+    assert!(moves.iter().all(|to| *to == count), "a key moved between members that stayed");
+    moves.len()
+}
+
 #[test]
 fn a_member_that_comes_moves_only_the_keys_that_it_gets() {
-    const KEYS: usize = 10_000;
-    let keys: Vec<u64> = (0..KEYS).map(key).collect();
     for count in [1, 2, 3, 4, 6, 8, 12, 16, 31] {
-        let names = names(count + 1);
-        let members = members(&names, &vec![0; count + 1], 1);
-        let moves: Vec<usize> = keys
-            .iter()
-            .filter_map(|key| {
-                let (before, after) = (choose(*key, &members[..count]).unwrap(), choose(*key, &members).unwrap());
-                (before != after).then_some(after)
-            })
-            .collect();
-        assert!(moves.iter().all(|to| *to == count), "a key moved between members that stayed");
-        // moved / KEYS ≤ 1.2 / (N + 1)
-        assert!(moves.len() * 10 * (count + 1) <= 12 * KEYS, "{count} → {}: {} moved", count + 1, moves.len());
+        let moved = moved(count);
+        // moved / 10,000 ≤ 1.2 / (N + 1)
+        assert!(moved * (count + 1) <= 12_000, "{count} → {}: {moved} moved", count + 1);
     }
 }
 
@@ -130,13 +132,16 @@ fn one_hot_project_is_spread_when_its_home_has_more_than_its_share() {
     assert_eq!(builds.iter().max(), Some(&25), "1.25 × 80 / 4: {builds:?}");
 }
 
+/// How builds find their members, for comparison.
+type Choose = fn(u64, &[Candidate<'_>]) -> Option<usize>;
+
 /// Builds of random projects come and go; how often one went to its project's home.
-fn locality(members_count: usize, slots: usize, load: usize) -> f64 {
+pub fn locality(choose_member: Choose, members_count: usize, slots: usize, load: usize, seed: u64) -> f64 {
     let names = names(members_count);
     let mut members = members(&names, &vec![0; members_count], slots);
     let projects: Vec<u64> = (0..500).map(key).collect();
     let homes: Vec<usize> = projects.iter().map(|project| choose(*project, &members).unwrap()).collect();
-    let mut dice = Dice::new(1);
+    let mut dice = Dice::new(seed);
     let mut running: Vec<usize> = Vec::new();
     let (mut hits, mut all) = (0_u32, 0_u32);
     for _ in 0..20_000 {
@@ -146,7 +151,7 @@ fn locality(members_count: usize, slots: usize, load: usize) -> f64 {
             members[member].builds -= 1;
         } else {
             let project = dice.below(projects.len());
-            let chosen = choose(projects[project], &members).unwrap();
+            let chosen = choose_member(projects[project], &members).unwrap();
             hits += u32::from(chosen == homes[project]);
             all += 1;
             members[chosen].builds += 1;
@@ -160,7 +165,7 @@ fn locality(members_count: usize, slots: usize, load: usize) -> f64 {
 fn the_same_project_goes_to_the_same_member() {
     // A third of the slots are taken on the average.
     for (members, slots) in [(1, 2), (3, 8), (5, 8), (10, 8)] {
-        let locality = locality(members, slots, (members * slots / 3).max(1));
+        let locality = locality(choose, members, slots, (members * slots / 3).max(1), 1);
         println!("{members} members of {slots} slots, a third taken: {:.2} % at home", locality * 100.0);
         assert!(locality >= 0.99, "{members} members of {slots} slots: {locality}");
     }

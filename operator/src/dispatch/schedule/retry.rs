@@ -51,7 +51,7 @@ mod tests {
     fn jobs_that_were_lost_together_come_back_spread_out() {
         let mut delays: Vec<Duration> = (0..1000).map(|uid| delay(9, &format!("uid-{uid}"))).collect();
         delays.sort_unstable();
-        let spread = delays[949] - delays[50];
+        let spread = delays[949].abs_diff(delays[50]);
         assert!((50..=58).contains(&spread.as_secs()), "9 of 10 within {spread:?} of 60 s");
         assert_eq!(delay(3, "a"), delay(3, "a"));
     }
