@@ -58,7 +58,7 @@ fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, 
     }
     if let Some(other) = slots.better_than(&member.uid, job.cache_key) {
         // The slot is kept for the job.
-        slots.take(&other.uid, job);
+        slots.take(&other.uid, job.alone());
         let why = format!("pod {} did not start the build within {}", member.pod, text(START_WITHIN));
         plan.decide(Decision { job: job.clone(), action: Action::Unbind { why, verify: None }, reason: "NotStarted" });
     }

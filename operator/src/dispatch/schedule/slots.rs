@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::placement::{self, Candidate, stable_hash};
 use super::snapshot::Snapshot;
-use super::{Claim, Hold, Plan};
+use super::{Claim, Hold, Plan, out_of_memory};
 use crate::dispatch::job::Job;
 use crate::dispatch::view::Member;
 
@@ -46,14 +46,15 @@ impl<'a> Slots<'a> {
         };
         for entry in snapshot.assigned_entries() {
             if let Some(uid) = entry.job.status.assigned_to.as_deref() {
-                all.take(uid, &entry.job);
+                all.take(uid, entry.job.alone());
             }
         }
         for (uid, hold) in &snapshot.held {
             if let (Hold::Writing(Claim::Slot(member)), Some(job)) = (hold, snapshot.job(uid))
                 && job.status.assigned_to.is_none()
             {
-                all.take(member, job);
+                // What the bind amends is not in the job's status before it is acknowledged.
+                all.take(member, job.alone() || out_of_memory(snapshot, job).is_some());
             }
         }
         all
@@ -75,10 +76,10 @@ impl<'a> Slots<'a> {
     }
 
     /// A job has, or gets, a slot of the member with this UID.
-    pub fn take(&mut self, uid: &str, job: &Job) {
+    pub fn take(&mut self, uid: &str, alone: bool) {
         if let Some(candidate) = self.by_uid.get(uid).and_then(|index| self.candidates.get_mut(*index)) {
             candidate.builds += 1;
-            candidate.open &= !job.alone();
+            candidate.open &= !alone;
         }
     }
 

@@ -216,8 +216,12 @@ impl World {
             // Another job of the same name.
             self.drop_job(&job.key, now);
         }
-        let pool = self.pool_of(&job);
         let known = self.jobs.get(&job.key).cloned();
+        let there = known.as_ref().and_then(|(pool, _)| self.pools.get(pool));
+        if there.is_some_and(|state| state.has_overtaken(&job)) {
+            return;
+        }
+        let pool = self.pool_of(&job);
         if let Some((former, uid)) = known.filter(|(former, _)| *former != pool) {
             // Another process has put it there, or its pool went away.
             if let Some(state) = self.pools.get_mut(&former) {

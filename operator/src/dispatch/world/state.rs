@@ -27,11 +27,13 @@ impl PoolState {
         Self { snapshot: Snapshot::new(key, now), ..Self::default() }
     }
 
-    /// The watch, or an answer, has brought a job.
+    /// Whether one of our writes is known to have followed this version.
+    pub fn has_overtaken(&self, job: &Job) -> bool {
+        self.overtaken.get(&job.uid).is_some_and(|versions| versions.contains(&job.version))
+    }
+
+    /// The watch has brought a job.
     pub fn put(&mut self, job: Job, now: Timestamp) {
-        if self.overtaken.get(&job.uid).is_some_and(|versions| versions.contains(&job.version)) {
-            return;
-        }
         self.overtaken.remove(&job.uid);
         self.note_declined(&job, now);
         let uid = job.uid.clone();

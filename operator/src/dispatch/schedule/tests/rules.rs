@@ -180,6 +180,9 @@ fn a_daemon_that_was_killed_for_its_memory_is_told_from_one_that_was_lost() {
         decide(&pool(2).with(killed(49)).and(running("r", 0, 0)).and(again()), 53),
         ["a: wait (WaitingForSlot)"]
     );
+    // Also while that is being written.
+    let claim = Hold::Writing(Claim::Slot("pod-0".into()));
+    assert_eq!(decide(&pool(2).with(killed(49)).and(again()).held("a", claim).and(job("b", 52)), 53), [""; 0]);
     // Once only.
     let twice = lost("a", &[(5, "OutOfMemory"), (50, "DaemonLost")]);
     let plan = pool(2).with(killed(49)).and(twice).plan(60);

@@ -143,6 +143,20 @@ fn a_job_stays_in_its_pool_when_the_operator_is_restarted() {
 }
 
 #[test]
+fn an_old_version_does_not_take_a_job_out_of_a_pool_that_goes() {
+    let mut world = world(vec![]);
+    put_pool(&mut world, "one", labelled("large"));
+    world.see(has(selecting("a", "large")), at(0));
+    let bound = decide(&mut world, 0);
+    run(&mut world, bound, 0);
+    world.see(Seen::Pool(Change::Has(key("one"), Ok(Pool { deleting: Some(at(1)), ..labelled("large") }))), at(1));
+    // The watch still shows what was before the bind.
+    world.see(has(selecting("a", "large")), at(1));
+    assert_eq!(decide(&mut world, 1), []);
+    assert_eq!(world.jobs[&key("a")].0, key("one"));
+}
+
+#[test]
 fn nothing_is_kept_of_jobs_that_are_gone() {
     let mut world = world(vec![selecting("a", "large"), nameless("b")]);
     put_pool(&mut world, "large", Pool { builds_per_member: 0, ..labelled("large") });
