@@ -39,6 +39,14 @@ pub async fn ended(builder: &impl Builder, reference: &str) -> Result<Option<His
     tokio::time::timeout(END_WITHIN, ask).await
 }
 
+/// Waits until the daemon has ended a build to which the connection broke, or does not answer either, and so is gone with
+/// it: another attempt may follow at once, and must not meet this one.
+pub async fn cut_off(builder: &impl Builder, reference: &str) {
+    while let Ok(Some(HistoryRecord { state: HistoryState::Active, .. })) = builder.history(reference).await {
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
 /// How the attempt with this Ref ended. Returns when the daemon has answered and the build is over, however long that
 /// takes: until then, nothing may be said about the attempt. `cause` says why its process does not know.
 pub async fn account(builder: &impl Builder, job: &BuildJob, reference: &str, cause: &str) -> Outcome {

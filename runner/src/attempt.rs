@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::accounting::{account, ended};
+use crate::accounting::{account, cut_off, ended};
 use crate::api::ApiServer;
 use crate::credentials::Mounted;
 use crate::daemon::Builder;
@@ -84,6 +84,10 @@ impl<B: Builder> Workshop<B> {
         let success = match &end {
             End::TimedOut { .. } | End::Stopped(Stop::NotOurs | Stop::Cancelled) => {
                 self.stopped_build(&job, &reference, &log).await
+            }
+            End::Built(Err(error)) if matches!(error.kind, ErrorKind::DaemonLost | ErrorKind::Cancelled) => {
+                cut_off(&self.builder, &reference).await;
+                None
             }
             End::Built(_) | End::Impossible(_) | End::Stopped(Stop::Revoked) => None,
         };

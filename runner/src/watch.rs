@@ -58,6 +58,7 @@ pub async fn jobs(
                     let _ = events.send(event);
                 }
                 if synced {
+                    let _ = events.send(Event::Synced);
                     on_synced();
                 }
             }

@@ -32,6 +32,8 @@ pub enum Event {
     Left(Uid),
     /// The answer to [`Action::Read`]: the job as it is, unless it is deleted.
     Read(Uid, Option<Arc<BuildJob>>),
+    /// All jobs that were assigned before this process began are seen.
+    Synced,
     /// Builds that may run at a time.
     Slots(usize),
     /// The daemon answers, or does not.
@@ -109,6 +111,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Core {
     me: Identity,
+    synced: bool,
     slots: Option<usize>,
     daemon: bool,
     draining: bool,
@@ -120,12 +123,24 @@ pub struct Core {
 impl Core {
     /// Nothing is known yet.
     pub fn new(me: Identity) -> Self {
-        Self { me, slots: None, daemon: false, draining: false, jobs: HashMap::new(), finished: HashMap::new() }
+        Self {
+            me,
+            synced: false,
+            slots: None,
+            daemon: false,
+            draining: false,
+            jobs: HashMap::new(),
+            finished: HashMap::new(),
+        }
     }
 
     /// Builds that take a slot.
     pub fn builds(&self) -> usize {
-        self.jobs.values().filter(|entry| matches!(entry.doing, Doing::Starting | Doing::Building(_))).count()
+        self.count(|doing| matches!(doing, Doing::Starting | Doing::Building(_)))
+    }
+
+    fn count(&self, what: impl Fn(&Doing) -> bool) -> usize {
+        self.jobs.values().filter(|entry| what(&entry.doing)).count()
     }
 
     /// Whether the runner may end: it takes nothing more and no task is at work.
@@ -139,6 +154,10 @@ impl Core {
             Event::Seen(job) => self.seen(job),
             Event::Left(uid) => self.left(&uid),
             Event::Read(uid, job) => self.read(&uid, job),
+            Event::Synced => {
+                self.synced = true;
+                self.consider()
+            }
             Event::Slots(slots) => {
                 self.slots = Some(slots);
                 self.consider()
@@ -159,7 +178,7 @@ impl Core {
             }
             Event::Ended(uid) => {
                 self.set(&uid, Doing::Reporting);
-                vec![]
+                self.consider()
             }
             Event::Done(uid, attempt) => self.done(&uid, attempt),
             Event::Crashed(uid) => {
@@ -274,20 +293,24 @@ impl Core {
         if entry.news { self.seen(entry.job) } else { vec![] }
     }
 
-    /// Decides about every job that waits, the one that was bound first before the others.
+    /// Decides about every job that waits: those of an earlier process before the others, because the daemon may still be
+    /// ending their builds, which take slots until then; then the one that was bound first.
     fn consider(&mut self) -> Vec<Action> {
         let mut waiting: Vec<_> =
             self.jobs.iter().filter(|(_, entry)| entry.doing == Doing::Waiting).map(|(uid, _)| uid.clone()).collect();
         waiting.sort_by_cached_key(|uid| {
-            let bound_at = self.jobs.get(uid).and_then(|entry| entry.job.status.as_ref()?.timing.bound_at.clone());
-            (bound_at.map(|time| time.0), uid.clone())
+            let status = self.jobs.get(uid).and_then(|entry| entry.job.status.as_ref());
+            let running = status.is_some_and(|status| status.phase == JobPhase::Running);
+            let bound_at = status.and_then(|status| status.timing.bound_at.clone());
+            (!running, bound_at.map(|time| time.0), uid.clone())
         });
         let mut actions = Vec::new();
         for uid in waiting {
             let builds = self.builds();
+            let ending = self.count(|doing| *doing == Doing::Accounting);
             let Some(entry) = self.jobs.get_mut(&uid) else { continue };
             let phase = entry.job.status.as_ref().map(|status| status.phase);
-            let ready = self.daemon && !self.draining;
+            let ready = self.synced && self.daemon && !self.draining;
             match (phase, self.slots) {
                 // The operator writes that it is cancelled; a write of ours would only be in the way.
                 (Some(JobPhase::Bound), _) if entry.job.spec.cancel => {}
@@ -295,11 +318,11 @@ impl Core {
                     entry.doing = Doing::Unbinding;
                     actions.push(Action::Unbind(entry.job.clone(), STOPPING));
                 }
-                (Some(JobPhase::Bound), Some(slots)) if ready && builds < slots => {
+                (Some(JobPhase::Bound), Some(slots)) if ready && builds + ending < slots => {
                     entry.doing = Doing::Starting;
                     actions.push(Action::Start(entry.job.clone()));
                 }
-                (Some(JobPhase::Bound), Some(_)) if ready => {
+                (Some(JobPhase::Bound), Some(slots)) if ready && builds >= slots => {
                     entry.doing = Doing::Unbinding;
                     actions.push(Action::Unbind(entry.job.clone(), FULL));
                 }

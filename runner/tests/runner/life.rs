@@ -92,6 +92,17 @@ async fn a_lost_daemon_is_another_attempt_and_not_before_it_answers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broken_connection_is_told_when_the_daemon_has_ended_the_build() {
+    let world = building().await;
+    world.daemon.remember("a-1", [Some(HistoryState::Active)]);
+    world.daemon.finish("a-1", Err(ErrorKind::DaemonLost));
+    world.settle().await;
+    assert_eq!(world.status("app")["phase"], "Running", "another attempt would meet it");
+    world.daemon.remember("a-1", [Some(HistoryState::Cancelled)]);
+    world.until_phase("app", "Pending").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_build_that_takes_too_long_is_stopped() {
     for (timeout, of_pool, seconds, field) in [
         (Some("90s"), None, 90, "spec.timeout"),
