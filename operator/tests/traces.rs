@@ -1,4 +1,5 @@
 //! A collector gets the trace of a job as OTLP over gRPC.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::time::Duration;
 

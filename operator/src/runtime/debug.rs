@@ -27,7 +27,7 @@ async fn queue(
     headers: HeaderMap,
 ) -> Response {
     let Some(mut jobs) = explainer.explain().await else {
-        let leader = leader.name().map_or_else(|| "not known yet".to_owned(), |name| name);
+        let leader = leader.name().unwrap_or_else(|| "not known yet".to_owned());
         return (StatusCode::SERVICE_UNAVAILABLE, format!("not the leader; the leader is {leader}\n")).into_response();
     };
     let query = query.unwrap_or_default();
