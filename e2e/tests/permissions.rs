@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{FailureReason, JobPhase};
@@ -92,6 +93,15 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
     ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
     let refused = tenant.job("refused", "nowhere").inline("FROM scratch\n").run().await?;
     ensure!(refused.failure.context("failure")?.reason == FailureReason::PoolNotFound);
+
+    // A finished job that is not to be kept.
+    tenant
+        .job("brief", "main")
+        .inline("FROM scratch\n")
+        .spec(|spec| spec.ttl_after_finished = Some(Duration::ZERO.into()))
+        .create()
+        .await?;
+    wait::until(&tenant.jobs(), "brief", "it is gone", wait::SOON, |job| job.is_none()).await?;
 
     // An attempt that is lost with its pod: looked at closely, and told. The second time is a repetition of the event.
     let endless = format!("FROM {BASE}\nRUN echo step-has-begun && sleep 600\n");

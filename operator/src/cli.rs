@@ -75,7 +75,7 @@ impl Cli {
 
     /// Settings of the dispatcher.
     pub fn dispatch_settings(&self, metrics: Metrics, explainer: Explainer) -> dispatch::Settings {
-        dispatch::Settings { instance: self.pod_name.clone(), explainer, metrics }
+        dispatch::Settings { instance: self.pod_name.clone(), explainer, metrics, ..dispatch::Settings::default() }
     }
 }
 

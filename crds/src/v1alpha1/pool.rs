@@ -198,7 +198,8 @@ pub struct JobDefaults {
     #[schemars(range(min = 0, max = 10))]
     pub infra_retries: Option<i32>,
 
-    /// Time after its end at which a job is deleted. Never when absent.
+    /// Time after its end at which a job is deleted. Never when absent. Jobs that have an owner, or that Helm, Flux or
+    /// Argo CD manage, are deleted by their own `ttlAfterFinished` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "ttl_schema")]
     pub ttl_after_finished: Option<Duration>,

@@ -14,6 +14,7 @@ pub mod cache_key;
 pub mod events;
 pub mod explain;
 pub mod job;
+pub mod past;
 pub mod routing;
 pub mod schedule;
 pub mod view;
@@ -42,6 +43,7 @@ use tracing::{info, warn};
 use self::events::Announcer;
 use self::explain::{Explainer, Question};
 use self::job::Job;
+use self::past::Past;
 use self::schedule::{Action, Decision};
 use self::view::{Member, Pool};
 use self::world::{Change, Seen, Settled, World};
@@ -65,6 +67,8 @@ pub struct Settings {
     pub instance: String,
     /// Where the dispatcher can be asked why jobs wait.
     pub explainer: Explainer,
+    /// Where it is told of builds of the past.
+    pub past: Past,
     /// Where it counts what it does.
     pub metrics: Metrics,
 }
@@ -76,7 +80,8 @@ pub struct Settings {
 pub async fn run(client: Client, settings: Settings, gate: Gate, stop: CancellationToken) -> anyhow::Result<()> {
     let writer = Writer::new(client.clone(), Announcer::new(client.clone(), settings.instance));
     let questions = settings.explainer.attach();
-    Dispatcher::new(writer, settings.metrics).run(watch(&client), questions, gate, stop).await
+    let seen = futures::stream::select(watch(&client), settings.past.attach());
+    Dispatcher::new(writer, settings.metrics).run(seen, questions, gate, stop).await
 }
 
 struct Dispatcher {
@@ -196,7 +201,8 @@ fn count(settled: &Settled, entered: Timestamp, metrics: &Metrics) {
     }
 }
 
-async fn until(time: Option<Timestamp>) {
+/// Waits until this time; for ever without one.
+pub(crate) async fn until(time: Option<Timestamp>) {
     match time {
         Some(time) => {
             let wait = time.duration_since(Timestamp::now());
@@ -212,13 +218,13 @@ fn watch(client: &Client) -> BoxStream<'static, Seen> {
     let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
     let members = watcher::Config::default().labels(&members);
     futures::stream::select_all([
-        guarded::<BuildJob, _>(client, jobs, |event| {
+        guarded::<BuildJob, _, _>(client, jobs, |event| {
             Seen::Job(Change::of(event, |job| Box::new(Job::of(job)), |job| Box::new(Job::of(job))))
         }),
-        guarded::<BuildPool, _>(client, watcher::Config::default(), |event| {
+        guarded::<BuildPool, _, _>(client, watcher::Config::default(), |event| {
             Seen::Pool(Change::of(event, |pool| Pool::of(&pool), |pool| Pool::of(&pool)))
         }),
-        guarded::<Pod, _>(client, members, |event| {
+        guarded::<Pod, _, _>(client, members, |event| {
             Seen::Pod(Change::of(event, |pod| Member::of(&pod), |pod| Member::last_of(&pod)))
         }),
     ])
@@ -226,10 +232,11 @@ fn watch(client: &Client) -> BoxStream<'static, Seen> {
 }
 
 /// A watch that goes on whatever happens: one object that cannot be read does not stop it.
-fn guarded<K, F>(client: &Client, config: watcher::Config, mut map: F) -> BoxStream<'static, Seen>
+pub(crate) fn guarded<K, T, F>(client: &Client, config: watcher::Config, mut map: F) -> BoxStream<'static, T>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-    F: FnMut(watcher::Event<DeserializeGuard<K>>) -> Seen + Send + 'static,
+    T: Send + 'static,
+    F: FnMut(watcher::Event<DeserializeGuard<K>>) -> T + Send + 'static,
 {
     watch::watch(Api::<DeserializeGuard<K>>::all(client.clone()), config)
         .filter_map(move |event| {

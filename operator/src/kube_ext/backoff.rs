@@ -42,9 +42,9 @@ impl<Key: Hash + Eq> Backoff<Key> {
     }
 }
 
-/// Half of the exponential delay is fixed, half is chance, so that objects that failed together do not come back
-/// together.
-fn delay(limits: Limits, failures: u32, jitter: f64) -> Duration {
+/// The delay after so many failures before this one. Half of the exponential delay is fixed, half is chance, so that
+/// objects that failed together do not come back together.
+pub fn delay(limits: Limits, failures: u32, jitter: f64) -> Duration {
     let full = limits.first.saturating_mul(2_u32.saturating_pow(failures)).min(limits.most);
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod crds;
 pub mod debug;
+pub mod finished;
 pub mod health;
 pub mod http;
 pub mod lease;
@@ -11,6 +12,7 @@ pub mod readiness;
 pub mod telemetry;
 pub mod traces;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,7 +28,7 @@ use self::metrics::Metrics;
 use self::readiness::Readiness;
 use crate::cli::Cli;
 use crate::dispatch::explain::Explainer;
-use crate::{dispatch, pool};
+use crate::{dispatch, history, pool};
 
 /// Time that work under way gets when the process stops. The pod has 15 seconds
 /// (`terminationGracePeriodSeconds` in `manifests/base/operator.yaml`).
@@ -106,9 +108,11 @@ impl Replica {
         let Self { cli, client, metrics, readiness, explainer, .. } = self;
         let caches = readiness.gate("caches", "jobs, pools and members are being listed");
         let settings = cli.dispatch_settings(metrics.clone(), explainer.clone());
+        let told = finished::Told { past: settings.past.clone(), metrics: metrics.clone() };
         let mut tasks = JoinSet::new();
         tasks.spawn(pool::run(client.clone(), cli.pool_settings(), metrics.clone(), work.clone()));
-        tasks.spawn(dispatch::run(client.clone(), settings, caches, work.clone()));
+        tasks.spawn(dispatch::run(client.clone(), settings, caches.clone(), work.clone()));
+        tasks.spawn(history::run(client.clone(), Arc::new(told), caches, work.clone()));
         tasks
     }
 }

@@ -1,11 +1,15 @@
 //! What the process waits for before it can do its work, told truthfully at `/readyz`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+type Gates = BTreeMap<&'static str, Option<String>>;
 
 /// All gates of the process. It is ready when every gate is open.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Option<String>>>>);
+pub struct Readiness(Arc<watch::Sender<Gates>>);
 
 /// One thing that the process waits for.
 #[derive(Clone, Debug)]
@@ -17,30 +21,40 @@ pub struct Gate {
 impl Readiness {
     /// A gate that is closed for now.
     pub fn gate(&self, name: &'static str, why: &str) -> Gate {
-        self.lock().insert(name, Some(why.to_owned()));
+        self.set(name, Some(why.to_owned()));
         Gate { readiness: self.clone(), name }
     }
 
     /// Gates that are closed, and why.
     pub fn pending(&self) -> Vec<String> {
-        let gates = self.lock();
+        let gates = self.0.borrow();
         gates.iter().filter_map(|(name, why)| why.as_ref().map(|why| format!("{name}: {why}"))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Option<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns why it was closed before.
+    fn set(&self, name: &'static str, why: Option<String>) -> Option<String> {
+        let mut before = None;
+        self.0.send_modify(|gates| before = gates.insert(name, why).flatten());
+        before
     }
 }
 
 impl Gate {
     /// It is there. Returns whether it was not before.
     pub fn open(&self) -> bool {
-        self.readiness.lock().insert(self.name, None).flatten().is_some()
+        self.readiness.set(self.name, None).is_some()
     }
 
     /// It is missing.
     pub fn close(&self, why: &str) {
-        self.readiness.lock().insert(self.name, Some(why.to_owned()));
+        self.readiness.set(self.name, Some(why.to_owned()));
+    }
+
+    /// Waits until it is open.
+    pub async fn opened(&self) {
+        let mut gates = self.readiness.0.subscribe();
+        // The sender lives as long as the gate: this cannot fail.
+        let _ = gates.wait_for(|gates| gates.get(self.name).is_some_and(Option::is_none)).await;
     }
 }
 
@@ -58,5 +72,21 @@ mod tests {
         assert!(readiness.pending().is_empty());
         a.close("lost");
         assert_eq!(readiness.pending(), ["a: lost"]);
+    }
+
+    #[tokio::test]
+    async fn a_gate_can_be_waited_for() {
+        let readiness = Readiness::default();
+        let (a, b) = (readiness.gate("a", "not yet"), readiness.gate("b", "not yet"));
+        let waiting = tokio::spawn({
+            let a = a.clone();
+            async move { a.opened().await }
+        });
+        b.open();
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        a.open();
+        waiting.await.unwrap();
+        a.opened().await;
     }
 }

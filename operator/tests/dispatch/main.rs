@@ -1,4 +1,4 @@
-//! The dispatcher's writes and the leader election against an API server in memory.
+//! The dispatcher's writes, the history of jobs and the leader election against an API server in memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 #[path = "../support/mod.rs"]
@@ -7,6 +7,7 @@ mod support;
 mod debug;
 mod documentation;
 mod fixtures;
+mod history;
 mod lease;
 mod queue;
 mod run;

@@ -113,7 +113,7 @@ async fn what_is_asked_is_granted() {
     assert_eq!(without_watches, expected);
 }
 
-fn rules() -> Vec<PolicyRule> {
+pub fn rules() -> Vec<PolicyRule> {
     let manifest = include_str!("../../../manifests/base/rbac.yaml");
     serde_yaml::Deserializer::from_str(manifest)
         .map(|document| serde_json::Value::deserialize(document).unwrap())

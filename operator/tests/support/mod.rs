@@ -199,6 +199,7 @@ impl ApiServer {
             let found = state.faults.iter().position(|(matches, _)| matches(&received));
             found.map(|index| state.faults.remove(index).1)
         };
+        self.1.notify_waiters();
         if received.query.contains_key("watch") {
             return std::future::pending().await;
         }
@@ -261,7 +262,8 @@ impl State {
             ("get", Some(object)) => (200, object),
             ("patch", Some(object)) => self.patch(request, &path, object, location.subresource.as_deref()),
             ("update", Some(object)) => self.update(request, &path, &object),
-            ("get" | "patch" | "update", None) => failure(404, "NotFound", &format!("{path} not found")),
+            ("delete", Some(object)) => self.delete(request, &path, &object),
+            ("get" | "patch" | "update" | "delete", None) => failure(404, "NotFound", &format!("{path} not found")),
             (verb, _) => panic!("{verb} is not served"),
         }
     }
@@ -294,6 +296,17 @@ impl State {
         self.stamp(path, &mut object, request.query.get("fieldManager"));
         self.objects.insert(path.to_owned(), object.clone());
         (200, object)
+    }
+
+    fn delete(&mut self, request: &Received, path: &str, object: &Value) -> (u16, Value) {
+        for precondition in ["uid", "resourceVersion"] {
+            let wanted = &request.body["preconditions"][precondition];
+            if !wanted.is_null() && *wanted != object["metadata"][precondition] {
+                return failure(409, "Conflict", &format!("{precondition} is another"));
+            }
+        }
+        self.objects.remove(path);
+        (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}))
     }
 
     fn create(&mut self, request: &Received) -> (u16, Value) {
