@@ -6,6 +6,7 @@
 //! buildpools takes longer is what its own design costs. Its jobs are of a copy of the definition under another group,
 //! so that nobody else touches them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -19,7 +20,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{ApiResource, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::core::Object;
 use kube::{Api, Client, ResourceExt as _};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::site::docker_config;
 use crate::harness::{Environment, wait};
@@ -119,28 +120,41 @@ pub fn start(environment: &Environment, namespace: &str, daemon: Daemon, member:
     }
     let access = Access { credentials: Arc::new(credentials), trust: Arc::new(trust), ..Access::default() };
     let jobs = Api::namespaced_with(environment.client.clone(), namespace, &resource());
-    let dispatcher = Dispatcher { jobs, daemon, access, member };
-    Ok(Running(tokio::spawn(async move { Box::pin(dispatcher.run()).await })))
+    let dispatcher = Arc::new(Dispatcher { jobs, daemon, access, member });
+    Ok(Running(tokio::spawn(dispatcher.run())))
 }
 
 impl Dispatcher {
-    async fn run(&self) -> anyhow::Result<()> {
+    async fn run(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut at_work = JoinSet::new();
+        let mut known = HashSet::new();
         loop {
             let list = self.jobs.list(&ListParams::default()).await?;
             let version = list.metadata.resource_version.clone().context("a list has a version")?;
             for job in list.items {
-                self.take(job).await?;
+                self.begin(job, &mut known, &mut at_work);
             }
             let parameters = WatchParams::default().fields("status.phase=Pending");
             let mut watch = Box::pin(self.jobs.watch(&parameters, &version).await?);
             // It ends after some minutes, and is then started again.
-            while let Some(event) = watch.try_next().await? {
-                match event {
-                    WatchEvent::Added(job) => self.take(job).await?,
-                    WatchEvent::Error(_) => break,
-                    _ => {}
+            loop {
+                tokio::select! {
+                    event = watch.try_next() => match event? {
+                        Some(WatchEvent::Added(job)) => self.begin(job, &mut known, &mut at_work),
+                        Some(WatchEvent::Error(_)) | None => break,
+                        Some(_) => {}
+                    },
+                    Some(done) = at_work.join_next() => done??,
                 }
             }
+        }
+    }
+
+    /// Every job at once: there are no slots.
+    fn begin(self: &Arc<Self>, job: IdealJob, known: &mut HashSet<String>, at_work: &mut JoinSet<anyhow::Result<()>>) {
+        if known.insert(job.uid().unwrap_or_default()) {
+            let dispatcher = self.clone();
+            at_work.spawn(async move { Box::pin(dispatcher.take(job)).await });
         }
     }
 
