@@ -1,11 +1,13 @@
 //! Twenty jobs a second, whether or not the last ones are done: operator and runner against the ideal dispatcher.
+//!
+//! The test cluster's one daemon cannot do so many builds beside everything else on two cores, so this is measured
+//! without builds (`buildpools_faults::throughput`).
 
-use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobSpec, BuildJobStatus};
+use buildpools_crds::v1alpha1::BuildJobStatus;
 use jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::object::HasStatus;
@@ -15,23 +17,15 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
 use super::figure::{Figure, spread};
-use super::ideal::{self, IdealJob};
-use super::member::WarmMember;
 use super::observer::Observer;
 use super::sample;
 use super::schedule::poisson;
-use super::site::Site;
 use super::stats::{median, quantile};
-use crate::harness::Tenant;
 
 /// Jobs per second.
 const RATE: f64 = 20.0;
 /// Jobs of one block: three seconds.
 const BLOCK: usize = 60;
-/// Name of the pool.
-const POOL: &str = "arrivals";
-/// Slots of its member. More than twenty jobs a second can fill, because the ideal dispatcher has no slots at all.
-const SLOTS: i32 = 64;
 /// The lightest build there is: one cached step, nothing to resolve, nothing to push.
 pub const LIGHTEST: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -47,55 +41,70 @@ struct Block {
     late: f64,
 }
 
-/// Measures so many blocks of each, in turn, with the same arrivals in a block of ours and the ideal's next to it.
+/// One of the two that are compared.
+pub struct Side<'a, K> {
+    /// Its jobs.
+    pub api: &'a Api<K>,
+    /// Makes the job of this name.
+    pub make: &'a dyn Fn(&str) -> K,
+}
+
+/// Measures so many blocks of each, in turn, with the same arrivals in a block of ours and in the baseline's next to it.
+/// `received` says when the daemon received the first build of the job with this UID.
 ///
 /// # Errors
 /// When a job fails.
-pub async fn run(tenant: &Tenant, site: &Site, blocks: usize) -> anyhow::Result<Vec<Figure>> {
-    let member = WarmMember::start(tenant, site, POOL, SLOTS).await?;
-    let client = tenant.environment.client.clone();
-    ideal::install(&client).await?;
-    let ideal_api: Api<IdealJob> = Api::namespaced_with(client, &tenant.namespace, &ideal::resource());
-    let mut jobs = Observer::start(tenant.jobs()).await?;
-    let mut ideal_jobs = Observer::start(ideal_api.clone()).await?;
-    let mut dispatcher =
-        ideal::start(&tenant.environment, &tenant.namespace, member.daemon.clone(), member.member.clone())?;
-    let spec = tenant.job("", POOL).inline(LIGHTEST).object().spec;
-    let (mut ours, mut ideals) = (vec![], vec![]);
+pub async fn compare<A, B>(
+    ours: Side<'_, A>,
+    baseline: Side<'_, B>,
+    received: impl AsyncFn(&str) -> anyhow::Result<Timestamp>,
+    blocks: usize,
+) -> anyhow::Result<Vec<Figure>>
+where
+    A: Resource
+        + HasStatus<Status = BuildJobStatus>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+    B: Resource
+        + HasStatus<Status = BuildJobStatus>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let mut our_jobs = Observer::start(ours.api.clone()).await?;
+    let mut ideal_jobs = Observer::start(baseline.api.clone()).await?;
+    let (mut of_ours, mut of_ideal) = (vec![], vec![]);
     // The first block of each is not counted.
     for block in 0..=blocks {
         let arrivals = poisson(RATE, BLOCK, block as u64);
         for place in 0..2 {
-            let name = |job: usize| format!("arrival-{block}-{job}");
             if (block + place) % 2 == 0 {
-                let make = |job| BuildJob::new(&name(job), spec.clone());
-                ours.push(measure(&tenant.jobs(), &mut jobs, &member, &arrivals, make).await?);
+                of_ours.push(measure(&ours, &mut our_jobs, &received, block, &arrivals).await?);
             } else {
-                let make = |job| ideal_job(&name(job), &spec);
-                let measured = tokio::select! {
-                    measured = measure(&ideal_api, &mut ideal_jobs, &member, &arrivals, make) => measured,
-                    error = dispatcher.failure() => Err(error),
-                };
-                ideals.push(measured?);
+                of_ideal.push(measure(&baseline, &mut ideal_jobs, &received, block, &arrivals).await?);
             }
         }
         eprintln!("{RATE} jobs/s: block {block} of {blocks}");
     }
-    (ours.remove(0), ideals.remove(0));
-    Ok(figures(&ours, &ideals))
-}
-
-fn ideal_job(name: &str, spec: &BuildJobSpec) -> IdealJob {
-    IdealJob::new(name, &ideal::resource(), spec.clone())
+    Ok(figures(&of_ours[1..], &of_ideal[1..]))
 }
 
 /// Creates a job at each of these times and waits until all have ended.
 async fn measure<K>(
-    api: &Api<K>,
+    side: &Side<'_, K>,
     observer: &mut Observer<K>,
-    member: &WarmMember,
+    received: &impl AsyncFn(&str) -> anyhow::Result<Timestamp>,
+    block: usize,
     arrivals: &[Duration],
-    make: impl Fn(usize) -> K,
 ) -> anyhow::Result<Block>
 where
     K: Resource
@@ -108,12 +117,11 @@ where
         + Sync
         + 'static,
 {
+    let names: Vec<String> = (0..arrivals.len()).map(|job| format!("arrival-{block}-{job}")).collect();
     let mut creations = JoinSet::new();
-    let mut names = HashSet::new();
     let start = tokio::time::Instant::now();
-    for (job, arrival) in arrivals.iter().enumerate() {
-        let (api, job, planned) = (api.clone(), make(job), start + *arrival);
-        names.insert(job.name_any());
+    for (name, arrival) in names.iter().zip(arrivals) {
+        let (api, job, planned) = (side.api.clone(), (side.make)(name), start + *arrival);
         creations.spawn(async move {
             tokio::time::sleep_until(planned).await;
             let (created, late) = (Timestamp::now(), planned.elapsed());
@@ -121,20 +129,14 @@ where
             Ok::<_, kube::Error>((made.uid().unwrap_or_default(), created, late))
         });
     }
-    let ended = sample::all_ended(observer, names).await?;
+    let ended = sample::all_ended(observer, names.into_iter().collect()).await?;
     let last = ended.iter().map(|seen| seen.at).max().context("a block has jobs")?;
-    let mut created = HashMap::new();
+    let mut dispatch = Vec::with_capacity(arrivals.len());
     let mut late = Duration::ZERO;
     while let Some(creation) = creations.join_next().await {
-        let (uid, at, by) = creation??;
-        created.insert(uid, at);
+        let (uid, created, by) = creation??;
+        dispatch.push(sample::milliseconds(created, received(&uid).await?));
         late = late.max(by);
-    }
-    let mut dispatch = Vec::with_capacity(arrivals.len());
-    // Off the clock: whoever asks the daemon keeps it from building.
-    for (uid, at) in created {
-        let (received, _) = sample::solved(&member.daemon, &uid).await?;
-        dispatch.push(sample::milliseconds(at, received));
     }
     #[expect(clippy::cast_precision_loss, reason = "a block is small")]
     let count = arrivals.len() as f64;

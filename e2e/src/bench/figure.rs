@@ -115,6 +115,14 @@ impl Figure {
         Self { ratio: median(&shares), ..figure }.rounded()
     }
 
+    /// Something that should be `most` at most, which is the baseline too.
+    pub fn absolute(name: &'static str, unit: &'static str, samples: &[f64], most: f64) -> Self {
+        let ci95 = bootstrap(samples.len(), |places| median(&pick(samples, places)));
+        let figure = Self::of(name, unit, (median(samples), most), samples.len(), ci95, Goal::AtMost(most));
+        // Of nothing, nothing is a share.
+        if most > 0.0 { figure } else { Self { ratio: figure.value, ..figure } }
+    }
+
     /// A count per round that is `baseline` at its best and should not be more than `most`.
     pub fn count(name: &'static str, unit: &'static str, counts: &[f64], baseline: f64, most: f64) -> Self {
         let ci95 = bootstrap(counts.len(), |places| mean(&pick(counts, places)));
@@ -196,6 +204,14 @@ mod tests {
         assert_eq!(figure.ci95, [4.0, 4.0]);
         assert!(!figure.is_met());
         assert!(figure.summary().ends_with("goal at most 3: MISSED"), "{}", figure.summary());
+    }
+
+    #[test]
+    fn a_goal_may_be_nothing() {
+        let figure = Figure::absolute("a_writes", "writes", &[0.0], 0.0);
+        assert!(figure.is_met());
+        assert_eq!((figure.value, figure.ratio, figure.n), (0.0, 0.0, 1));
+        assert!(!Figure::absolute("a_s", "s", &[1.0, 2.0, 4.0], 1.5).is_met());
     }
 
     #[test]

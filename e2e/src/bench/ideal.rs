@@ -10,11 +10,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use buildpools_buildkit::{Access, Build, Context, Credentials, Daemon, Dockerfile, Output, Trust};
+use buildpools_buildkit::{Access, Build, BuildResult, Context, Credentials, Daemon, Dockerfile, Output, Trust};
 use buildpools_crds::lifecycle::{self, Member, Outcome, Policy};
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobSpec, BuildJobStatus, BuiltImage, JobPhase};
 use buildpools_crds::{crd, names, patch};
-use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
@@ -96,13 +97,15 @@ pub async fn uninstall(client: &Client) -> anyhow::Result<()> {
     }
 }
 
+/// How the dispatcher has something built.
+pub type Solve = Arc<dyn Fn(Build) -> BoxFuture<'static, anyhow::Result<BuildResult>> + Send + Sync>;
+
 /// The dispatcher.
-struct Dispatcher {
+pub struct Dispatcher {
     jobs: Api<IdealJob>,
-    daemon: Daemon,
-    access: Access,
     /// The pod that it pretends to be.
     member: Member,
+    solve: Solve,
 }
 
 /// Dispatches the namespace's [`IdealJob`]s to this daemon until the result is dropped.
@@ -120,11 +123,24 @@ pub fn start(environment: &Environment, namespace: &str, daemon: Daemon, member:
     }
     let access = Access { credentials: Arc::new(credentials), trust: Arc::new(trust), ..Access::default() };
     let jobs = Api::namespaced_with(environment.client.clone(), namespace, &resource());
-    let dispatcher = Arc::new(Dispatcher { jobs, daemon, access, member });
-    Ok(Running(tokio::spawn(dispatcher.run())))
+    let solve: Solve = Arc::new(move |build| {
+        let (daemon, access) = (daemon.clone(), access.clone());
+        async move { Ok(daemon.build(&build, &access, |_| {}).await?) }.boxed()
+    });
+    Ok(Arc::new(Dispatcher::new(jobs, member, solve)).start())
 }
 
 impl Dispatcher {
+    /// For the jobs of this API, built like this, in the name of this pod.
+    pub fn new(jobs: Api<IdealJob>, member: Member, solve: Solve) -> Self {
+        Self { jobs, member, solve }
+    }
+
+    /// Dispatches every job that there is and that comes, until the result is dropped.
+    pub fn start(self: Arc<Self>) -> Running {
+        Running(tokio::spawn(self.run()))
+    }
+
     async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         let mut at_work = JoinSet::new();
         let mut known = HashSet::new();
@@ -158,7 +174,11 @@ impl Dispatcher {
         }
     }
 
-    async fn take(&self, job: IdealJob) -> anyhow::Result<()> {
+    /// Takes a job from its creation to its outcome.
+    ///
+    /// # Errors
+    /// When the build fails or somebody else writes the job.
+    pub async fn take(&self, job: IdealJob) -> anyhow::Result<()> {
         let uid = job.uid().context("a job has a UID")?;
         let status = job.status.clone().unwrap_or_default();
         if status.phase != JobPhase::Pending {
@@ -171,8 +191,8 @@ impl Dispatcher {
         let next = lifecycle::start(&status, &uid, &self.member, "ideal", Timestamp::now())?;
         let job = self.swap(job, &next).await?;
         let request = build(&job.spec, names::attempt_ref(&uid, 1))?;
-        let built = Box::pin(self.daemon.build(&request, &self.access, |_| {})).await?;
-        let names = request.output.map(|output| output.names).unwrap_or_default();
+        let names = request.output.as_ref().map(|output| output.names.clone()).unwrap_or_default();
+        let built = (self.solve)(request).await?;
         let outcome = Outcome::Succeeded(built.digest.map(|digest| BuiltImage { digest, names }));
         let status = job.status.clone().unwrap_or_default();
         let next = lifecycle::finish(&status, &self.member.uid, &outcome, Policy::default(), Timestamp::now())?;

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`stats`], [`figure`], [`schedule`], [`plan`] | quantiles, intervals, the line of a figure, arrivals, what is to be measured; pure |
 //! | [`warm`] | BuildJob, buildctl and the ideal dispatcher on one warm daemon |
-//! | [`arrivals`] | twenty jobs a second, over the ideal dispatcher |
+//! | [`arrivals`] | twenty jobs a second, over the ideal dispatcher (measured without a cluster, see there) |
 //! | [`queue`] | fifty jobs that wait |
 //! | [`long`] | a build of some seconds, over buildctl |
 //! | [`kube_job`] | a bare Kubernetes Job that runs buildctl |
@@ -82,7 +82,6 @@ async fn measure(tenant: &Tenant, site: &Site, plan: &Plan) -> anyhow::Result<()
     for (part, rounds) in plan.parts() {
         let figures = match part {
             Part::Warm => warm::run(tenant, site, rounds).await?,
-            Part::Arrivals => arrivals::run(tenant, site, rounds).await?,
             Part::Queue => queue::run(tenant, site, rounds).await?,
             Part::Long => long::run(tenant, site, rounds).await?,
             Part::KubeJob => kube_job::run(tenant, site, rounds).await?,

@@ -7,8 +7,6 @@ use anyhow::ensure;
 pub enum Part {
     /// Builds on a warm member, one at a time.
     Warm,
-    /// Twenty jobs a second.
-    Arrivals,
     /// Fifty jobs at once.
     Queue,
     /// A build of some seconds.
@@ -20,9 +18,8 @@ pub enum Part {
 }
 
 /// The parts in the order in which they are measured, and the figures of each.
-pub const PARTS: [(Part, &[&str]); 6] = [
+pub const PARTS: [(Part, &[&str]); 5] = [
     (Part::Warm, &["job_minus_buildctl_ms", "dispatch_over_ideal", "dispatch_over_ideal_p99", "writes_per_job"]),
-    (Part::Arrivals, &["dispatch_over_ideal_20ps", "dispatch_over_ideal_20ps_p99", "reached_over_offered_20ps"]),
     (Part::Queue, &["writes_per_queued_job"]),
     (Part::Long, &["warm_over_buildctl"]),
     (Part::KubeJob, &["dispatch_over_job"]),
@@ -39,8 +36,6 @@ pub fn figures() -> impl Iterator<Item = &'static str> {
 pub struct Rounds {
     /// Rounds on the warm member.
     pub warm: usize,
-    /// Blocks of sixty jobs that arrive in three seconds.
-    pub arrivals: usize,
     /// Queues of fifty jobs.
     pub queue: usize,
     /// Builds of some seconds.
@@ -55,7 +50,6 @@ impl Rounds {
     fn of(&self, part: Part) -> usize {
         match part {
             Part::Warm => self.warm,
-            Part::Arrivals => self.arrivals,
             Part::Queue => self.queue,
             Part::Long => self.long,
             Part::KubeJob => self.kube_job,
@@ -104,7 +98,7 @@ impl Plan {
 mod tests {
     use super::*;
 
-    const ROUNDS: Rounds = Rounds { warm: 200, arrivals: 20, queue: 4, long: 30, kube_job: 30, cold: 0 };
+    const ROUNDS: Rounds = Rounds { warm: 200, queue: 4, long: 30, kube_job: 30, cold: 0 };
 
     fn parts(only: Option<&str>) -> anyhow::Result<Vec<(Part, usize)>> {
         Plan::new(ROUNDS, only.map(str::to_owned)).map(|plan| plan.parts().collect())
@@ -113,7 +107,7 @@ mod tests {
     #[test]
     fn a_figure_brings_its_part_and_nothing_else() {
         assert_eq!(parts(Some("dispatch_over_ideal_p99")).unwrap(), [(Part::Warm, 200)]);
-        assert_eq!(parts(Some("dispatch_over_ideal_20ps")).unwrap(), [(Part::Arrivals, 20)]);
+        assert_eq!(parts(Some("warm_over_buildctl")).unwrap(), [(Part::Long, 30)]);
         let plan = Plan::new(ROUNDS, Some("writes_per_job".to_owned())).unwrap();
         assert!(plan.wants("writes_per_job") && !plan.wants("writes_per_queued_job"));
     }

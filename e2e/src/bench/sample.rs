@@ -95,7 +95,10 @@ where
 }
 
 /// That the job succeeded at the first attempt.
-fn check<K>(job: &K) -> anyhow::Result<&BuildJobStatus>
+///
+/// # Errors
+/// When it did not.
+pub fn check<K>(job: &K) -> anyhow::Result<&BuildJobStatus>
 where
     K: Resource + HasStatus<Status = BuildJobStatus>,
 {

@@ -18,9 +18,6 @@ struct Arguments {
     /// Rounds on the warm pool: in each, one build as a BuildJob, by buildctl and by the ideal dispatcher.
     #[arg(long, env = "BENCH_WARM", default_value_t = 200)]
     warm: usize,
-    /// Blocks of 60 jobs, 20 a second, as BuildJobs and for the ideal dispatcher.
-    #[arg(long, env = "BENCH_ARRIVALS", default_value_t = 20)]
-    arrivals: usize,
     /// Queues of 50 jobs.
     #[arg(long, env = "BENCH_QUEUE", default_value_t = 4)]
     queue: usize,
@@ -37,13 +34,13 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { only, list, warm, arrivals, queue, long, kube_job, cold } = Arguments::parse();
+    let Arguments { only, list, warm, queue, long, kube_job, cold } = Arguments::parse();
     if list {
         plan::figures().for_each(|name| println!("{name}"));
         return ExitCode::SUCCESS;
     }
     let only = only.filter(|name| !name.is_empty());
-    let result = match Plan::new(Rounds { warm, arrivals, queue, long, kube_job, cold }, only) {
+    let result = match Plan::new(Rounds { warm, queue, long, kube_job, cold }, only) {
         Ok(plan) => Box::pin(bench::run(&plan)).await,
         Err(error) => Err(error),
     };
