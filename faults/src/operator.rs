@@ -34,6 +34,7 @@ pub fn start(plane: &ControlPlane, pod: &str, kubeconfig: &str, health: SocketAd
         ("POD_NAME", pod),
         ("POD_NAMESPACE", OPERATOR_NAMESPACE),
         ("HEALTH_ADDR", &health),
+        ("METRICS_ADDR", "127.0.0.1:0"),
         ("RUNNER_IMAGE", "runner"),
         ("BUILDKIT_IMAGE", "buildkitd"),
         ("RUST_LOG", "warn,buildpools_operator=info"),

@@ -1,7 +1,7 @@
 //! Twenty jobs a second, whether or not the last ones are done: operator and runner against the ideal dispatcher.
 //!
-//! The test cluster's one daemon cannot do so many builds beside everything else on two cores, so this is measured
-//! without builds (`buildpools_faults::throughput`).
+//! One real daemon does not do so many builds on a small machine, so this is measured without builds
+//! (`buildpools_faults::throughput`).
 
 use std::fmt::Debug;
 use std::time::Duration;

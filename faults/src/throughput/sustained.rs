@@ -69,20 +69,16 @@ async fn carried(
     creations.spawn({
         let (jobs, spec, window) = (jobs.clone(), spec.clone(), window.clone());
         async move {
-            let parameters = PostParams::default();
-            stream::iter(names)
-                .map(|name| {
-                    let (jobs, job, window, parameters) =
-                        (&jobs, BuildJob::new(&name, spec.clone()), &window, &parameters);
-                    async move {
-                        window.acquire().await?.forget();
-                        jobs.create(parameters, &job).await?;
-                        anyhow::Ok(())
-                    }
-                })
-                .buffer_unordered(WRITERS)
-                .try_collect::<()>()
-                .await
+            let mut under_way = JoinSet::new();
+            for name in names {
+                window.acquire().await?.forget();
+                let (jobs, job) = (jobs.clone(), BuildJob::new(&name, spec.clone()));
+                under_way.spawn(async move { jobs.create(&PostParams::default(), &job).await });
+            }
+            while let Some(created) = under_way.join_next().await {
+                created??;
+            }
+            anyhow::Ok(())
         }
     });
     let mut last = began;
