@@ -16,7 +16,7 @@ test: ## every test: unit, real buildkitd, end to end on a real cluster
 check: ## the fast part: format, lints, unit tests, generated files in step
 	@bash e2e/scripts/check
 
-bench: ## the benchmarks on a real pool; one JSON object per line
+bench: ## the benchmarks, one JSON object per line (ONLY=name for one figure)
 	@bash e2e/scripts/bench
 
 cluster: ## starts the one-node test cluster (CLUSTER=name for another one beside it)

@@ -3,7 +3,12 @@
 //! | module | concern |
 //! |---|---|
 //! | [`control_plane`] | etcd and kube-apiserver alone, with buildpools' definitions, roles and policies installed |
-//! | [`kept`] | processes that end with this one |
+//! | [`kept`], [`operator`] | processes that end with this one; the operator as such a process |
+//! | [`sets`] | what a cluster's controllers would write: pods |
+//! | [`throughput`] | jobs a second on daemons that are done at once |
 
 pub mod control_plane;
 pub mod kept;
+pub mod operator;
+pub mod sets;
+pub mod throughput;

@@ -88,6 +88,12 @@ pub fn writes(log: &Path, namespace: &str) -> anyhow::Result<BTreeMap<String, Ve
     Ok(writes)
 }
 
+/// How many status writes among these were accepted.
+pub fn accepted(writes: &[Write]) -> f64 {
+    let count = writes.iter().filter(|write| write.is_status && (200..300).contains(&write.code)).count();
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 fn job_write(line: &str, namespace: &str) -> Option<(String, Write)> {
     // Most lines are about something else: they are not worth a parser.
     if !line.contains(namespace) || !line.contains("buildjobs") {

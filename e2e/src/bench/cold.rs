@@ -14,20 +14,22 @@ use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 
 use super::figure::{Figure, spread};
+use super::member::WarmMember;
 use super::observer::Observer;
 use super::sample;
 use super::site::Site;
-use super::warm::{self, POOL};
+use super::warm::{self, POOL, SLOTS};
 use crate::harness::{Tenant, wait};
 
 /// Label of the bare StatefulSets.
 const LABEL: &str = "app";
 
-/// Measures `rounds` rounds. The pool [`POOL`] is there and gives the shape of the bare StatefulSet.
+/// Measures `rounds` rounds. The pool [`POOL`] gives the shape of the bare StatefulSet.
 ///
 /// # Errors
 /// When a member does not start.
 pub async fn run(tenant: &Tenant, site: &Site, rounds: usize) -> anyhow::Result<Vec<Figure>> {
+    WarmMember::start(tenant, site, POOL, SLOTS).await?;
     let pattern = tenant.api::<StatefulSet>().get(&names::stateful_set(POOL)).await?;
     let pattern = pattern.spec.context("a StatefulSet has a spec")?;
     let mut pods = Observer::start(tenant.pods()).await?;

@@ -1,11 +1,42 @@
 //! One figure of a benchmark: a JSON object in a line.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::stats::{bootstrap, mean, median, pick, quantile};
 
-/// One figure. `value`, `baseline` and `ratio` are medians of `n` rounds (means for counts); `ci95` is the 95 % interval
-/// of what the goal is about: of `ratio` where the name has `over`, of `value` otherwise.
+/// What a figure should be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Goal {
+    /// Not more than this.
+    AtMost(f64),
+    /// Not less than this.
+    AtLeast(f64),
+}
+
+impl Goal {
+    /// Whether this value reaches it.
+    fn is_met_by(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "at most {most}"),
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+        }
+    }
+}
+
+/// One figure. `value`, `baseline` and `ratio` are medians of `n` rounds (another quantile where the name ends with one,
+/// means for counts); `ci95` is the 95 % interval of what the goal is about: of `ratio` where the name has `over`, of
+/// `value` otherwise.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
     /// The figure's name, under which a goal is set for it.
@@ -22,50 +53,91 @@ pub struct Figure {
     pub n: usize,
     /// 95 % confidence interval.
     pub ci95: [f64; 2],
-    /// The goal: the most that `value` or `ratio`, as for `ci95`, should be.
+    /// What `value` or `ratio`, as for `ci95`, should be.
     #[serde(skip)]
-    pub goal: f64,
+    pub goal: Goal,
 }
 
 impl Figure {
-    /// How much longer ours takes; the goal is about the difference.
-    pub fn difference(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], goal: f64) -> Self {
+    /// How much longer ours takes; the goal is about the median of the differences.
+    pub fn difference(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], most: f64) -> Self {
         let differences: Vec<f64> = ours.iter().zip(baseline).map(|(ours, baseline)| ours - baseline).collect();
         let interval = bootstrap(differences.len(), |places| median(&pick(&differences, places)));
-        Self { value: median(&differences), ci95: interval, ..Self::ratio(name, unit, ours, baseline, goal) }.rounded()
+        Self { value: median(&differences), ci95: interval, ..Self::ratio(name, unit, ours, baseline, most) }.rounded()
     }
 
     /// How many times as long ours takes; the goal is about the ratio of the medians.
-    pub fn ratio(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], goal: f64) -> Self {
-        let n = ours.len().min(baseline.len());
-        let ratio = |places: &[usize]| median(&pick(ours, places)) / median(&pick(baseline, places));
-        Self {
-            name,
-            value: median(ours),
-            unit,
-            baseline: median(baseline),
-            ratio: median(ours) / median(baseline),
-            n,
-            ci95: bootstrap(n, ratio),
-            goal,
-        }
-        .rounded()
+    pub fn ratio(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], most: f64) -> Self {
+        Self::ratio_at(name, unit, ours, baseline, 0.5, most)
     }
 
-    /// A count per round that should be `expected`, which is baseline and goal.
-    pub fn count(name: &'static str, unit: &'static str, counts: &[f64], expected: f64) -> Self {
-        let value = mean(counts);
-        Self {
-            name,
-            value,
-            unit,
-            baseline: expected,
-            ratio: value / expected,
-            n: counts.len(),
-            ci95: bootstrap(counts.len(), |places| mean(&pick(counts, places))),
-            goal: expected,
-        }
-        .rounded()
+    /// The same of another quantile, 0 to 1.
+    pub fn ratio_at(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], q: f64, most: f64) -> Self {
+        let n = ours.len().min(baseline.len());
+        let at = |samples: &[f64]| quantile(samples, q);
+        let ci95 = bootstrap(n, |places| at(&pick(ours, places)) / at(&pick(baseline, places)));
+        Self::of(name, unit, (at(ours), at(baseline)), n, ci95, Goal::AtMost(most))
+    }
+
+    /// The same of rounds with many samples each, which depend on one another: the interval is from a bootstrap that
+    /// draws whole rounds. `n` counts the samples.
+    pub fn ratio_of_rounds(
+        name: &'static str,
+        unit: &'static str,
+        ours: &[Vec<f64>],
+        baseline: &[Vec<f64>],
+        q: f64,
+        most: f64,
+    ) -> Self {
+        let at = |rounds: &[Vec<f64>], places: &[usize]| {
+            let samples: Vec<f64> = places.iter().flat_map(|place| &rounds[*place]).copied().collect();
+            quantile(&samples, q)
+        };
+        let rounds = ours.len().min(baseline.len());
+        let all: Vec<usize> = (0..rounds).collect();
+        let ci95 = bootstrap(rounds, |places| at(ours, places) / at(baseline, places));
+        let n = ours.iter().map(Vec::len).sum();
+        Self::of(name, unit, (at(ours, &all), at(baseline, &all)), n, ci95, Goal::AtMost(most))
+    }
+
+    /// A rate that should be high in itself.
+    pub fn rate(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], least: f64) -> Self {
+        let n = ours.len().min(baseline.len());
+        let ci95 = bootstrap(n, |places| median(&pick(ours, places)));
+        Self::of(name, unit, (median(ours), median(baseline)), n, ci95, Goal::AtLeast(least))
+    }
+
+    /// A rate that should be high in comparison: the median of what each round's ratio is.
+    pub fn share(name: &'static str, unit: &'static str, ours: &[f64], baseline: &[f64], least: f64) -> Self {
+        let shares: Vec<f64> = ours.iter().zip(baseline).map(|(ours, baseline)| ours / baseline).collect();
+        let ci95 = bootstrap(shares.len(), |places| median(&pick(&shares, places)));
+        let figure = Self::of(name, unit, (median(ours), median(baseline)), shares.len(), ci95, Goal::AtLeast(least));
+        Self { ratio: median(&shares), ..figure }.rounded()
+    }
+
+    /// Something that should be `most` at most, which is the baseline too.
+    pub fn absolute(name: &'static str, unit: &'static str, samples: &[f64], most: f64) -> Self {
+        let ci95 = bootstrap(samples.len(), |places| median(&pick(samples, places)));
+        let figure = Self::of(name, unit, (median(samples), most), samples.len(), ci95, Goal::AtMost(most));
+        // Of nothing, nothing is a share.
+        if most > 0.0 { figure } else { Self { ratio: figure.value, ..figure } }
+    }
+
+    /// A count per round that is `baseline` at its best and should not be more than `most`.
+    pub fn count(name: &'static str, unit: &'static str, counts: &[f64], baseline: f64, most: f64) -> Self {
+        let ci95 = bootstrap(counts.len(), |places| mean(&pick(counts, places)));
+        Self::of(name, unit, (mean(counts), baseline), counts.len(), ci95, Goal::AtMost(most))
+    }
+
+    fn of(
+        name: &'static str,
+        unit: &'static str,
+        (value, baseline): (f64, f64),
+        n: usize,
+        ci95: [f64; 2],
+        goal: Goal,
+    ) -> Self {
+        Self { name, value, unit, baseline, ratio: value / baseline, n, ci95, goal }.rounded()
     }
 
     /// Whether the goal is about the ratio.
@@ -75,8 +147,7 @@ impl Figure {
 
     /// Whether the figure reaches its goal; the point, not the interval.
     pub fn is_met(&self) -> bool {
-        let figure = if self.is_relative() { self.ratio } else { self.value };
-        figure <= self.goal
+        self.goal.is_met_by(if self.is_relative() { self.ratio } else { self.value })
     }
 
     /// The line that a person reads.
@@ -84,7 +155,7 @@ impl Figure {
         let figure = if self.is_relative() { self.ratio } else { self.value };
         let verdict = if self.is_met() { "met" } else { "MISSED" };
         let [low, high] = self.ci95;
-        format!("{}: {figure:.2} [{low:.2}, {high:.2}], goal at most {}: {verdict}", self.name, self.goal)
+        format!("{}: {figure:.2} [{low:.2}, {high:.2}], goal {}: {verdict}", self.name, self.goal)
     }
 
     /// Microseconds are the finest that is measured here.
@@ -136,10 +207,46 @@ mod tests {
     }
 
     #[test]
+    fn a_goal_may_be_nothing() {
+        let figure = Figure::absolute("a_writes", "writes", &[0.0], 0.0);
+        assert!(figure.is_met());
+        assert_eq!((figure.value, figure.ratio, figure.n), (0.0, 0.0, 1));
+        assert!(!Figure::absolute("a_s", "s", &[1.0, 2.0, 4.0], 1.5).is_met());
+    }
+
+    #[test]
     fn a_count_that_varies_shows() {
-        assert!(Figure::count("writes", "writes", &[3.0, 3.0], 3.0).is_met());
-        let figure = Figure::count("writes", "writes", &[3.0, 3.0, 3.0, 5.0], 3.0);
-        assert_eq!(figure.value, 3.5);
+        assert!(Figure::count("writes", "writes", &[3.0, 3.0], 3.0, 3.0).is_met());
+        let figure = Figure::count("writes", "writes", &[3.0, 3.0, 3.0, 5.0], 3.0, 3.0);
+        assert_eq!((figure.value, figure.baseline), (3.5, 3.0));
         assert!(!figure.is_met());
+    }
+
+    #[test]
+    fn a_tail_is_compared_with_a_tail() {
+        let ours: Vec<f64> = (0..=100).map(f64::from).collect();
+        let baseline: Vec<f64> = ours.iter().map(|value| value / 2.0).collect();
+        let figure = Figure::ratio_at("a_over_b_p99", "ms", &ours, &baseline, 0.99, 2.0);
+        assert_eq!((figure.value, figure.baseline, figure.ratio), (99.0, 49.5, 2.0));
+        assert!(figure.is_met());
+    }
+
+    #[test]
+    fn samples_of_one_round_do_not_make_the_interval_narrow() {
+        // Two rounds that differ, a hundred equal samples in each: no more is known than from two samples.
+        let ours = vec![vec![1.0; 100], vec![3.0; 100]];
+        let figure = Figure::ratio_of_rounds("a_over_b", "ms", &ours, &vec![vec![1.0; 100]; 2], 0.5, 2.0);
+        assert_eq!((figure.n, figure.ratio, figure.ci95), (200, 2.0, [1.0, 3.0]));
+    }
+
+    #[test]
+    fn a_rate_should_be_high() {
+        let (ours, ideal) = ([90.0, 120.0, 100.0], [100.0, 150.0, 200.0]);
+        let rate = Figure::rate("jobs_per_s", "jobs/s", &ours, &ideal, 100.0);
+        assert_eq!((rate.value, rate.baseline), (100.0, 150.0));
+        assert!(rate.is_met());
+        let share = Figure::share("jobs_over_ideal", "jobs/s", &ours, &ideal, 0.9);
+        assert_eq!((share.value, share.ratio), (100.0, 0.8));
+        assert!(share.summary().ends_with("goal at least 0.9: MISSED"), "{}", share.summary());
     }
 }

@@ -6,20 +6,22 @@
 //! buildpools takes longer is what its own design costs. Its jobs are of a copy of the definition under another group,
 //! so that nobody else touches them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use buildpools_buildkit::{Access, Build, Context, Credentials, Daemon, Dockerfile, Output, Trust};
+use buildpools_buildkit::{Access, Build, BuildResult, Context, Credentials, Daemon, Dockerfile, Output, Trust};
 use buildpools_crds::lifecycle::{self, Member, Outcome, Policy};
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobSpec, BuildJobStatus, BuiltImage, JobPhase};
 use buildpools_crds::{crd, names, patch};
-use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::core::Object;
 use kube::{Api, Client, ResourceExt as _};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::site::docker_config;
 use crate::harness::{Environment, wait};
@@ -95,13 +97,15 @@ pub async fn uninstall(client: &Client) -> anyhow::Result<()> {
     }
 }
 
+/// How the dispatcher has something built.
+pub type Solve = Arc<dyn Fn(Build) -> BoxFuture<'static, anyhow::Result<BuildResult>> + Send + Sync>;
+
 /// The dispatcher.
-struct Dispatcher {
+pub struct Dispatcher {
     jobs: Api<IdealJob>,
-    daemon: Daemon,
-    access: Access,
     /// The pod that it pretends to be.
     member: Member,
+    solve: Solve,
 }
 
 /// Dispatches the namespace's [`IdealJob`]s to this daemon until the result is dropped.
@@ -119,32 +123,62 @@ pub fn start(environment: &Environment, namespace: &str, daemon: Daemon, member:
     }
     let access = Access { credentials: Arc::new(credentials), trust: Arc::new(trust), ..Access::default() };
     let jobs = Api::namespaced_with(environment.client.clone(), namespace, &resource());
-    let dispatcher = Dispatcher { jobs, daemon, access, member };
-    Ok(Running(tokio::spawn(async move { Box::pin(dispatcher.run()).await })))
+    let solve: Solve = Arc::new(move |build| {
+        let (daemon, access) = (daemon.clone(), access.clone());
+        async move { Ok(daemon.build(&build, &access, |_| {}).await?) }.boxed()
+    });
+    Ok(Arc::new(Dispatcher::new(jobs, member, solve)).start())
 }
 
 impl Dispatcher {
-    async fn run(&self) -> anyhow::Result<()> {
+    /// For the jobs of this API, built like this, in the name of this pod.
+    pub fn new(jobs: Api<IdealJob>, member: Member, solve: Solve) -> Self {
+        Self { jobs, member, solve }
+    }
+
+    /// Dispatches every job that there is and that comes, until the result is dropped.
+    pub fn start(self: Arc<Self>) -> Running {
+        Running(tokio::spawn(self.run()))
+    }
+
+    async fn run(self: Arc<Self>) -> anyhow::Result<()> {
+        let mut at_work = JoinSet::new();
+        let mut known = HashSet::new();
         loop {
             let list = self.jobs.list(&ListParams::default()).await?;
             let version = list.metadata.resource_version.clone().context("a list has a version")?;
             for job in list.items {
-                self.take(job).await?;
+                self.begin(job, &mut known, &mut at_work);
             }
             let parameters = WatchParams::default().fields("status.phase=Pending");
             let mut watch = Box::pin(self.jobs.watch(&parameters, &version).await?);
             // It ends after some minutes, and is then started again.
-            while let Some(event) = watch.try_next().await? {
-                match event {
-                    WatchEvent::Added(job) => self.take(job).await?,
-                    WatchEvent::Error(_) => break,
-                    _ => {}
+            loop {
+                tokio::select! {
+                    event = watch.try_next() => match event? {
+                        Some(WatchEvent::Added(job)) => self.begin(job, &mut known, &mut at_work),
+                        Some(WatchEvent::Error(_)) | None => break,
+                        Some(_) => {}
+                    },
+                    Some(done) = at_work.join_next() => done??,
                 }
             }
         }
     }
 
-    async fn take(&self, job: IdealJob) -> anyhow::Result<()> {
+    /// Every job at once: there are no slots.
+    fn begin(self: &Arc<Self>, job: IdealJob, known: &mut HashSet<String>, at_work: &mut JoinSet<anyhow::Result<()>>) {
+        if known.insert(job.uid().unwrap_or_default()) {
+            let dispatcher = self.clone();
+            at_work.spawn(async move { Box::pin(dispatcher.take(job)).await });
+        }
+    }
+
+    /// Takes a job from its creation to its outcome.
+    ///
+    /// # Errors
+    /// When the build fails or somebody else writes the job.
+    pub async fn take(&self, job: IdealJob) -> anyhow::Result<()> {
         let uid = job.uid().context("a job has a UID")?;
         let status = job.status.clone().unwrap_or_default();
         if status.phase != JobPhase::Pending {
@@ -157,8 +191,8 @@ impl Dispatcher {
         let next = lifecycle::start(&status, &uid, &self.member, "ideal", Timestamp::now())?;
         let job = self.swap(job, &next).await?;
         let request = build(&job.spec, names::attempt_ref(&uid, 1))?;
-        let built = Box::pin(self.daemon.build(&request, &self.access, |_| {})).await?;
-        let names = request.output.map(|output| output.names).unwrap_or_default();
+        let names = request.output.as_ref().map(|output| output.names.clone()).unwrap_or_default();
+        let built = (self.solve)(request).await?;
         let outcome = Outcome::Succeeded(built.digest.map(|digest| BuiltImage { digest, names }));
         let status = job.status.clone().unwrap_or_default();
         let next = lifecycle::finish(&status, &self.member.uid, &outcome, Policy::default(), Timestamp::now())?;

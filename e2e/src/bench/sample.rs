@@ -1,5 +1,6 @@
 //! One job, from its creation to the sight of its outcome.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::observer::Observer;
+use super::observer::{Observer, Seen};
 use super::stats::median;
 use crate::harness::wait;
 
@@ -53,9 +54,7 @@ where
         })
         .await?;
     let total = seen.at.duration_since(began).as_secs_f64() * 1000.0;
-    let status = seen.object.status().context("status")?;
-    ensure!(status.phase == JobPhase::Succeeded, "job {name} failed: {:?}", status.failure);
-    ensure!(status.attempts.len() == 1, "job {name} took more than one attempt: {:?}", status.attempts);
+    let status = check(&seen.object)?;
     let uid = made.uid().context("a job has a UID")?;
     let (received, built) = solved(daemon, &uid).await?;
     let time = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime>| {
@@ -71,6 +70,42 @@ where
     }
     parts[5] = total - milliseconds(created, moments[5]);
     Ok(Sample { name, total, dispatch, parts })
+}
+
+/// Waits until all these jobs have succeeded at the first attempt. Returns them with the time at which that was seen.
+///
+/// # Errors
+/// When one does not.
+pub async fn all_ended<K>(observer: &mut Observer<K>, mut names: HashSet<String>) -> anyhow::Result<Vec<Seen<K>>>
+where
+    K: Resource + HasStatus<Status = BuildJobStatus> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut ended = Vec::with_capacity(names.len());
+    while !names.is_empty() {
+        let seen = observer
+            .until("all jobs end", |seen| {
+                let is_end = seen.object.status().is_some_and(|status| status.phase.is_terminal());
+                is_end && names.remove(&seen.object.name_any())
+            })
+            .await?;
+        check(&seen.object)?;
+        ended.push(seen);
+    }
+    Ok(ended)
+}
+
+/// That the job succeeded at the first attempt.
+///
+/// # Errors
+/// When it did not.
+pub fn check<K>(job: &K) -> anyhow::Result<&BuildJobStatus>
+where
+    K: Resource + HasStatus<Status = BuildJobStatus>,
+{
+    let (name, status) = (job.name_any(), job.status().context("status")?);
+    ensure!(status.phase == JobPhase::Succeeded, "job {name} failed: {:?}", status.failure);
+    ensure!(status.attempts.len() == 1, "job {name} took more than one attempt: {:?}", status.attempts);
+    Ok(status)
 }
 
 /// When the daemon received the first attempt of this job, and when it was done with it.

@@ -67,8 +67,7 @@ impl Site {
         let uid = pod.metadata.uid.as_deref().context("a pod has a UID")?;
         let link = self.path(uid);
         if !link.is_symlink() {
-            let volume = Path::new(PODS).join(uid).join("volumes/kubernetes.io~empty-dir").join(SOCKET_VOLUME);
-            std::os::unix::fs::symlink(&volume, &link).with_context(|| link.display().to_string())?;
+            std::os::unix::fs::symlink(socket_volume(uid), &link).with_context(|| link.display().to_string())?;
         }
         Ok(link.join("buildkitd.sock"))
     }
@@ -89,6 +88,11 @@ impl Drop for Site {
             eprintln!("{}: {error}", self.directory.display());
         }
     }
+}
+
+/// The emptyDir with the daemon's socket of the pod with this UID, as the node sees it.
+pub fn socket_volume(uid: &str) -> PathBuf {
+    Path::new(PODS).join(uid).join("volumes/kubernetes.io~empty-dir").join(SOCKET_VOLUME)
 }
 
 /// A docker configuration with the benchmarks' login.
