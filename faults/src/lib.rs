@@ -3,7 +3,14 @@
 //! | module | concern |
 //! |---|---|
 //! | [`control_plane`] | etcd and kube-apiserver alone, with buildpools' definitions, roles and policies installed |
-//! | [`kept`] | processes that end with this one |
+//! | [`kept`], [`operator`] | processes that end with this one; the operator as such a process |
+//! | [`sets`] | what a cluster's controllers would write: pods |
+//! | [`churn`] | many jobs, and everything is killed again and again |
+//! | [`scale`] | many pools and finished jobs, and what the operator needs at rest |
 
+pub mod churn;
 pub mod control_plane;
 pub mod kept;
+pub mod operator;
+pub mod scale;
+pub mod sets;

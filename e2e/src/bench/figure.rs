@@ -52,6 +52,23 @@ impl Figure {
         .rounded()
     }
 
+    /// Something that should be `goal` at most, which is the baseline too.
+    pub fn absolute(name: &'static str, unit: &'static str, samples: &[f64], goal: f64) -> Self {
+        let value = median(samples);
+        Self {
+            name,
+            value,
+            unit,
+            baseline: goal,
+            // Of nothing, nothing is a share.
+            ratio: if goal > 0.0 { value / goal } else { value },
+            n: samples.len(),
+            ci95: bootstrap(samples.len(), |places| median(&pick(samples, places))),
+            goal,
+        }
+        .rounded()
+    }
+
     /// A count per round that should be `expected`, which is baseline and goal.
     pub fn count(name: &'static str, unit: &'static str, counts: &[f64], expected: f64) -> Self {
         let value = mean(counts);
@@ -133,6 +150,14 @@ mod tests {
         assert_eq!(figure.ci95, [4.0, 4.0]);
         assert!(!figure.is_met());
         assert!(figure.summary().ends_with("goal at most 3: MISSED"), "{}", figure.summary());
+    }
+
+    #[test]
+    fn a_goal_may_be_nothing() {
+        let figure = Figure::absolute("a_writes", "writes", &[0.0], 0.0);
+        assert!(figure.is_met());
+        assert_eq!((figure.value, figure.ratio, figure.n), (0.0, 0.0, 1));
+        assert!(!Figure::absolute("a_s", "s", &[1.0, 2.0, 4.0], 1.5).is_met());
     }
 
     #[test]
