@@ -2,7 +2,7 @@
 CLUSTER ?= buildpools
 export CLUSTER
 
-.PHONY: help demo test check bench cluster cluster-down kubeconfig install e2e generate tools
+.PHONY: help demo test check bench cluster cluster-down kubeconfig install e2e churn scale generate tools
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ install: ## builds buildpools and installs it into the test cluster
 
 e2e: ## the end-to-end tests whose name contains T
 	@bash e2e/scripts/e2e $(T)
+
+churn: ## JOBS jobs (2000) while operators, runners, daemons and pods are killed; no cluster is needed
+	@bash faults/scripts/churn
+
+scale: ## what the operator needs for 1,000 pools and 10,000 jobs; no cluster is needed
+	@bash faults/scripts/scale
 
 generate: ## writes the CRDs from the Rust types
 	@bash e2e/scripts/generate

@@ -51,7 +51,7 @@ async fn runner_killed_mid_build_leads_to_a_second_attempt_and_one_outcome() {
         tenant.printed("main-0", "step-has-begun").await?;
         let before = tenant.in_phase("slow", JobPhase::Running).await?;
         let pod = tenant.pods().get("main-0").await?;
-        kill_container(tenant, &pod, names::RUNNER_CONTAINER).await?;
+        tenant.environment.kill_container(&pod, names::RUNNER_CONTAINER).await?;
 
         let status = tenant.ended("slow").await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
@@ -85,7 +85,7 @@ async fn daemon_killed_mid_build_leads_to_a_second_attempt() {
         tenant.job("slow", "main").inline(&slow()).create().await?;
         tenant.printed("main-0", "step-has-begun").await?;
         let pod = tenant.pods().get("main-0").await?;
-        kill_container(tenant, &pod, names::DAEMON_CONTAINER).await?;
+        tenant.environment.kill_container(&pod, names::DAEMON_CONTAINER).await?;
         let status = tenant.ended("slow").await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         let results: Vec<_> = status.attempts.iter().map(|a| a.result.as_deref().unwrap_or("none")).collect();
@@ -237,20 +237,4 @@ async fn token_client(
     };
     let answer = accounts.create_token_request(&names::runner(pool), &PostParams::default(), &request).await?;
     tenant.environment.client_with_token(&answer.status.context("token")?.token).await
-}
-
-/// Kills the first process of a container, as the kernel does when memory is short.
-async fn kill_container(tenant: &Tenant, pod: &Pod, container: &str) -> anyhow::Result<()> {
-    let status = pod.status.as_ref().context("pod status")?;
-    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-    let found = statuses.into_iter().find(|s| s.name == container).context("container")?;
-    let id = found.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("container ID")?;
-    let output = tokio::process::Command::new(tenant.environment.tool("ctr"))
-        .arg("--address")
-        .arg(&tenant.environment.cluster.containerd_socket)
-        .args(["-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id])
-        .output()
-        .await?;
-    ensure!(output.status.success(), "ctr: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

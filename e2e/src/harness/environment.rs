@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
@@ -61,6 +62,26 @@ impl Environment {
     /// Path of one of the cluster's programs.
     pub fn tool(&self, name: &str) -> PathBuf {
         self.cluster.tools.join(name)
+    }
+
+    /// Kills the first process of a container, as the kernel does when memory is short.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub async fn kill_container(&self, pod: &Pod, container: &str) -> anyhow::Result<()> {
+        let status = pod.status.as_ref().context("pod status")?;
+        let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        let found = statuses.into_iter().find(|s| s.name == container).context("container")?;
+        let id =
+            found.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("container ID")?;
+        let output = tokio::process::Command::new(self.tool("ctr"))
+            .arg("--address")
+            .arg(&self.cluster.containerd_socket)
+            .args(["-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id])
+            .output()
+            .await?;
+        anyhow::ensure!(output.status.success(), "ctr: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 
     /// A client of the cluster's registry that logs in as this user.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::BuildPoolStatus;
-use futures::stream::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::applier;
 use kube::runtime::controller::{self, Action};
@@ -117,16 +117,25 @@ pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: Can
         |pool: Arc<PoolMeta>, context: Arc<Context>| Box::pin(pass(pool, context)),
         |pool, error, context| context.after_error(&pool, error),
         context.clone(),
-        store,
+        store.clone(),
         triggers,
         config,
     );
-    passes
-        .for_each(|result| {
-            context.report(result);
-            std::future::ready(())
-        })
-        .await;
+    let passes = passes.for_each(|result| {
+        context.report(result);
+        std::future::ready(())
+    });
+    // Before the pools are listed no pass begins, and the applier, which waits for the list, would never end.
+    let stopped_before = async {
+        stop.cancelled().await;
+        if store.wait_until_ready().now_or_never().is_some() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = passes => {}
+        () = stopped_before => {}
+    }
     anyhow::ensure!(stop.is_cancelled(), "the watches of the pools have ended");
     Ok(())
 }
