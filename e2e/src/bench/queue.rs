@@ -41,12 +41,12 @@ pub async fn run(tenant: &Tenant, site: &Site, queues: usize) -> anyhow::Result<
         while let Some(created) = creations.next().await {
             created?;
         }
-        let queued: Vec<_> = made.iter().map(ResourceExt::name_any).collect();
-        for seen in sample::all_ended(&mut jobs, queued.iter().cloned().collect()).await? {
+        let together: Vec<_> = made.iter().map(ResourceExt::name_any).collect();
+        for seen in sample::all_ended(&mut jobs, together.iter().cloned().collect()).await? {
             let bound = seen.object.status.and_then(|status| status.timing.bound_at).context("the job was bound")?.0;
             waited.push(sample::milliseconds(began, bound));
         }
-        names.extend(queued);
+        names.extend(together);
         eprintln!("queue {} of {queues}", queue + 1);
     }
     let mut known = audit::writes(&tenant.environment.cluster.audit_log, &tenant.namespace)?;

@@ -1,6 +1,6 @@
 //! One job, from its creation to the sight of its outcome.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Instant;
 
@@ -76,7 +76,7 @@ where
 ///
 /// # Errors
 /// When one does not.
-pub async fn all_ended<K>(observer: &mut Observer<K>, mut names: HashSet<String>) -> anyhow::Result<Vec<Seen<K>>>
+pub async fn all_ended<K>(observer: &mut Observer<K>, mut names: BTreeSet<String>) -> anyhow::Result<Vec<Seen<K>>>
 where
     K: Resource + HasStatus<Status = BuildJobStatus> + Clone + Debug + DeserializeOwned + Send + 'static,
 {

@@ -26,7 +26,8 @@ mod tests {
     #[test]
     fn arrivals_have_the_rate_and_the_spread_of_a_poisson_process() {
         let arrivals = poisson(20.0, 20_000, 7);
-        let gaps: Vec<f64> = arrivals.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1000.0).collect();
+        let gaps: Vec<f64> =
+            arrivals.windows(2).map(|pair| (pair[1].as_secs_f64() - pair[0].as_secs_f64()) * 1000.0).collect();
         // Exponential with mean 50 ms: so are its quantiles, and its spread is as large as its mean.
         let spread = mean(&gaps.iter().map(|gap| (gap - 50.0).powi(2)).collect::<Vec<_>>()).sqrt();
         for (value, expected) in
