@@ -1,9 +1,9 @@
 //! What breaks in the middle of a build, and what must not break with it.
 
 use anyhow::{Context as _, ensure};
-use buildpools_crds::v1alpha1::{BuildJob, FailureReason, JobPhase};
+use buildpools_crds::v1alpha1::{BuildJob, JobPhase};
 use buildpools_crds::{conditions, names};
-use buildpools_e2e::harness::{BASE, Tenant, wait};
+use buildpools_e2e::harness::{BASE, Tenant};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -44,81 +44,6 @@ async fn operator_killed_mid_build_the_build_ends_well() {
 }
 
 #[tokio::test]
-async fn runner_killed_mid_build_leads_to_a_second_attempt_and_one_outcome() {
-    Tenant::with("runner-killed", async |tenant| {
-        tenant.pool("main").create_ready().await?;
-        tenant.job("slow", "main").inline(&slow()).push("slow:1").create().await?;
-        tenant.printed("main-0", "step-has-begun").await?;
-        let before = tenant.in_phase("slow", JobPhase::Running).await?;
-        let pod = tenant.pods().get("main-0").await?;
-        tenant.environment.kill_container(&pod, names::RUNNER_CONTAINER).await?;
-
-        let status = tenant.ended("slow").await?;
-        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
-        let results: Vec<_> = status.attempts.iter().map(|a| a.result.as_deref().unwrap_or("none")).collect();
-        ensure!(results == ["RunnerLost", "Succeeded"], "{results:?}");
-        ensure!(status.attempts[0].reference == before.attempts[0].reference, "the first attempt was rewritten");
-        ensure!(status.attempts[1].reference != status.attempts[0].reference, "the old Ref was solved again");
-        let uid = pod.metadata.uid.context("uid")?;
-        ensure!(
-            status.attempts.iter().all(|a| a.pod_uid == uid),
-            "the pod was replaced: this test is about its container"
-        );
-
-        // The daemon itself remembers each Ref once, with what became of it.
-        let socket = "unix:///run/buildpools/buildkitd.sock";
-        let command = ["buildctl", "--addr", socket, "debug", "histories", "--format", "{{json .}}"];
-        let text = tenant.exec("main-0", names::DAEMON_CONTAINER, &command).await?;
-        for attempt in &status.attempts {
-            let records = text.lines().filter(|line| line.contains(&attempt.reference)).count();
-            ensure!(records == 1, "{} has {records} records in the daemon's history:\n{text}", attempt.reference);
-        }
-        Ok(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn daemon_killed_mid_build_leads_to_a_second_attempt() {
-    Tenant::with("daemon-killed", async |tenant| {
-        tenant.pool("main").create_ready().await?;
-        tenant.job("slow", "main").inline(&slow()).create().await?;
-        tenant.printed("main-0", "step-has-begun").await?;
-        let pod = tenant.pods().get("main-0").await?;
-        tenant.environment.kill_container(&pod, names::DAEMON_CONTAINER).await?;
-        let status = tenant.ended("slow").await?;
-        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
-        let results: Vec<_> = status.attempts.iter().map(|a| a.result.as_deref().unwrap_or("none")).collect();
-        ensure!(results == ["DaemonLost", "Succeeded"], "{results:?}");
-        Ok(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn pod_killed_mid_build_leads_to_a_second_attempt_in_its_successor() {
-    Tenant::with("pod-killed", async |tenant| {
-        tenant.pool("main").create_ready().await?;
-        tenant.job("slow", "main").inline(&slow()).create().await?;
-        tenant.printed("main-0", "step-has-begun").await?;
-        // No grace: the runner has no time to drain, as when a node dies.
-        let now = DeleteParams { grace_period_seconds: Some(0), ..Default::default() };
-        tenant.pods().delete("main-0", &now).await?;
-        let status = tenant.ended("slow").await?;
-        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
-        ensure!(status.attempts.len() == 2, "{:?}", status.attempts);
-        ensure!(
-            status.attempts[0].result.as_deref() == Some(FailureReason::PodEvicted.as_str()),
-            "{:?}",
-            status.attempts
-        );
-        ensure!(status.attempts[0].pod_uid != status.attempts[1].pod_uid, "{:?}", status.attempts);
-        Ok(())
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn pod_deleted_gracefully_lets_its_build_end_first() {
     Tenant::with("drain", async |tenant| {
         tenant.pool("main").create_ready().await?;
@@ -128,29 +53,6 @@ async fn pod_deleted_gracefully_lets_its_build_end_first() {
         let status = tenant.ended("slow").await?;
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         ensure!(status.attempts.len() == 1, "the build was not drained: {:?}", status.attempts);
-        Ok(())
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn job_deleted_while_running_ends_its_build() {
-    Tenant::with("job-deleted", async |tenant| {
-        tenant.pool("main").create_ready().await?;
-        let endless = format!("FROM {BASE}\nRUN echo step-has-begun && sleep 600\n");
-        tenant.job("endless", "main").inline(&endless).create().await?;
-        tenant.printed("main-0", "step-has-begun").await?;
-        ensure!(processes(tenant).await?.contains("sleep 600"), "the step does not run");
-        tenant.jobs().delete("endless", &DeleteParams::default()).await?;
-        wait::poll("the step's process ends", wait::SOON, async || {
-            let running = processes(tenant).await?;
-            ensure!(running.contains("buildkitd"), "the daemon ended with it: {running}");
-            Ok((!running.contains("sleep 600")).then_some(()))
-        })
-        .await?;
-        // Its slot is free again.
-        let status = tenant.job("next", "main").inline("FROM scratch\nCOPY Dockerfile /\n").run().await?;
-        ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         Ok(())
     })
     .await;
@@ -199,12 +101,6 @@ async fn a_runner_cannot_write_a_job_of_another_pod() {
         Ok(())
     })
     .await;
-}
-
-/// The command lines in the daemon's container.
-async fn processes(tenant: &Tenant) -> anyhow::Result<String> {
-    let command = ["sh", "-c", r"cat /proc/[0-9]*/cmdline | tr '\0' ' '"];
-    tenant.exec("main-0", names::DAEMON_CONTAINER, &command).await
 }
 
 async fn patch_status(

@@ -76,8 +76,9 @@ fn kubelet_config(layout: &Layout, addresses: &Addresses) -> String {
         "maxPods": 250,
         // The machine's disk is shared with everything else on it; 1 % is the least that the kubelet takes.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
-        "imageGCHighThresholdPercent": 99,
-        "imageGCLowThresholdPercent": 98,
+        // Never: an image that is collected is gone, because none can be pulled again.
+        "imageGCHighThresholdPercent": 100,
+        "imageGCLowThresholdPercent": 99,
         "nodeStatusUpdateFrequency": "5s",
         "shutdownGracePeriod": "0s",
     })

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::{
@@ -179,6 +179,23 @@ impl Tenant {
         })
         .await?;
         Ok(found.and_then(|job| job.status).unwrap_or_default())
+    }
+
+    /// Changes fields of the job's spec.
+    ///
+    /// # Errors
+    /// When the API refuses it.
+    pub async fn change(&self, job: &str, spec: serde_json::Value) -> Result<BuildJob, kube::Error> {
+        let patch = Patch::Merge(serde_json::json!({"spec": spec}));
+        self.jobs().patch(job, &PatchParams::default(), &patch).await
+    }
+
+    /// Sets the job's `spec.cancel`.
+    ///
+    /// # Errors
+    /// When the API refuses it.
+    pub async fn cancel(&self, job: &str) -> Result<BuildJob, kube::Error> {
+        self.change(job, serde_json::json!({"cancel": true})).await
     }
 
     /// Waits until the runner has printed a line that holds this text.

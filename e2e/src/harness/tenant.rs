@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use serde_json::json;
 
+use buildpools_crds::names;
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 
 use super::builders::{JobBuilder, PoolBuilder};
@@ -180,6 +181,16 @@ impl Tenant {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         anyhow::ensure!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         Ok(text)
+    }
+
+    /// The command lines of the processes in a member's daemon container, steps included.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn processes(&self, pod: &str) -> anyhow::Result<String> {
+        // A process may end while it is read.
+        let command = ["sh", "-c", r"cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' '"];
+        self.exec(pod, names::DAEMON_CONTAINER, &command).await
     }
 
     /// Removes the namespace; does not wait, so that tests do not pay for the garbage collector.
