@@ -2,7 +2,7 @@
 CLUSTER ?= buildpools
 export CLUSTER
 
-.PHONY: help demo test check bench cluster cluster-down kubeconfig install e2e churn scale generate tools
+.PHONY: help demo test check bench faults mutants cluster cluster-down kubeconfig install e2e churn scale generate tools
 
 help: ## this list
 	@awk -F': .*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,12 @@ check: ## the fast part: format, lints, unit tests, generated files in step
 
 bench: ## the benchmarks, one JSON object per line (ONLY=name for one figure)
 	@bash e2e/scripts/bench
+
+faults: ## the fault harness: all of it, or what ARGS='…' says (ARGS=--help)
+	@bash e2e/scripts/faults $(ARGS)
+
+mutants: ## whether the fault harness notices faults that are put in on purpose
+	@bash e2e/scripts/mutants $(T)
 
 cluster: ## starts the one-node test cluster (CLUSTER=name for another one beside it)
 	@bash e2e/scripts/cluster

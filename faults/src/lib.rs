@@ -8,11 +8,22 @@
 //! | [`throughput`] | jobs a second on daemons that are done at once |
 //! | [`churn`] | many jobs, and everything is killed again and again |
 //! | [`scale`] | many pools and finished jobs, and what the operator needs at rest |
+//! | [`matrix`] | every point of every story with every fault: what is run |
+//! | [`inject`] | the faults, between a program and the API server |
+//! | [`members`], [`daemon`], [`process`] | a cluster's controllers, buildkitd, programs that can be killed at a point |
+//! | [`oracle`], [`trace`] | how a run is judged, and told to people |
 
 pub mod churn;
 pub mod control_plane;
+pub mod daemon;
+pub mod inject;
 pub mod kept;
+pub mod matrix;
+pub mod members;
 pub mod operator;
+pub mod oracle;
+pub mod process;
 pub mod scale;
 pub mod sets;
 pub mod throughput;
+pub mod trace;
