@@ -182,6 +182,7 @@ impl Dispatcher {
     }
 
     async fn drain(mut self) {
+        self.writer.close();
         let pending = self.writes.len();
         let rest = async { while self.writes.next().await.is_some() {} };
         if tokio::time::timeout(DRAIN, rest).await.is_err() {

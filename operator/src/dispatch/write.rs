@@ -69,12 +69,18 @@ impl Writer {
         }))
     }
 
+    /// Begins no other write. Those that wait for their turn are not done: whoever leads next decides anew.
+    pub fn close(&self) {
+        self.0.permits.close();
+        self.0.notices.close();
+    }
+
     /// Writes one decision and says how that ended. Takes as long as it takes to be certain.
     pub async fn write(&self, decision: &Decision) -> Settled {
         let Decision { job, action, .. } = decision;
-        // What a waiting job is told keeps no other job from its slot. The semaphores are never closed.
+        // What a waiting job is told keeps no other job from its slot.
         let permits = if matches!(action, Action::Wait { .. }) { &self.0.notices } else { &self.0.permits };
-        let _permit = permits.acquire().await;
+        let Ok(_permit) = permits.acquire().await else { return Settled::Failed(Timestamp::now()) };
         match self.try_write(job, action).await {
             Answer::Done(now) => {
                 self.0.failures.reset(&job.uid);

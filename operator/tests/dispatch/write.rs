@@ -20,10 +20,13 @@ fn is_patch(request: &Received) -> bool {
     request.verb() == "patch"
 }
 
-async fn write(server: &ApiServer, job: Job, action: Action) -> Settled {
+fn writer(server: &ApiServer) -> Writer {
     let client = server.client();
-    let writer = Writer::new(client.clone(), Announcer::new(client, "test".into()));
-    writer.write(&Decision { job, action, reason: "Test" }).await
+    Writer::new(client.clone(), Announcer::new(client, "test".into()))
+}
+
+async fn write(server: &ApiServer, job: Job, action: Action) -> Settled {
+    writer(server).write(&Decision { job, action, reason: "Test" }).await
 }
 
 fn verbs(server: &ApiServer) -> Vec<String> {
@@ -73,6 +76,17 @@ async fn a_bind_is_one_merge_patch_of_the_version_that_was_decided_on() {
         },
     });
     assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn a_writer_that_is_closed_begins_nothing() {
+    let server = ApiServer::default();
+    let job = put_job(&server, &pending());
+    let writer = writer(&server);
+    writer.close();
+    let settled = writer.write(&Decision { job, action: bind(), reason: "Test" }).await;
+    assert!(matches!(settled, Settled::Failed(_)), "{settled:?}");
+    assert_eq!(verbs(&server), [""; 0]);
 }
 
 #[tokio::test]
