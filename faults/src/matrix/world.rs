@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use buildpools_operator::dispatch::explain::Explainer;
+use buildpools_operator::dispatch::past::Past;
 use buildpools_operator::runtime::metrics::Metrics;
 use buildpools_operator::runtime::readiness::Readiness;
 use buildpools_operator::{dispatch, pool};
@@ -235,6 +236,7 @@ async fn operator(door: Door, stop: CancellationToken) -> Result<()> {
     let jobs = dispatch::Settings {
         instance: "operator-0".to_owned(),
         explainer: Explainer::default(),
+        past: Past::default(),
         metrics: metrics.clone(),
     };
     let gate = Readiness::default().gate("caches", "not yet");

@@ -65,6 +65,13 @@ impl Mask<'_> {
                 }
                 if self.lossy {
                     strip(&mut object["status"], &["attempt", "attempts", "member"]);
+                    // Whether it waited again or was built when the cancellation came.
+                    if object["status"]["phase"] == "Cancelled" {
+                        strip(&mut object["status"]["failure"], &["message"]);
+                        for condition in object["status"]["conditions"].as_array_mut().into_iter().flatten() {
+                            strip(condition, &["message"]);
+                        }
+                    }
                 }
             }
             _ => {}
