@@ -14,6 +14,7 @@ pub mod cache_key;
 pub mod events;
 pub mod explain;
 pub mod job;
+pub mod nodes;
 pub mod past;
 pub mod routing;
 pub mod schedule;
@@ -31,7 +32,7 @@ use buildpools_crds::{labels, watch};
 use futures::stream::{BoxStream, FuturesUnordered, Stream, StreamExt as _};
 use futures::{FutureExt as _, future};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
@@ -43,6 +44,7 @@ use tracing::{info, warn};
 use self::events::Announcer;
 use self::explain::{Explainer, Question};
 use self::job::Job;
+use self::nodes::Standing;
 use self::past::Past;
 use self::schedule::{Action, Decision};
 use self::view::{Member, Pool};
@@ -56,6 +58,9 @@ const BURST: usize = 256;
 
 /// Jobs that have not ended: those that have may be many, and nothing is decided about them.
 const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled";
+
+/// Nodes in one page of a list. They are large, for the images that they name.
+const NODES: u32 = 50;
 
 /// Time that writes under way get when the dispatcher is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -122,7 +127,7 @@ impl Dispatcher {
             }
             self.take_in_what_is_there(&mut watches);
             if self.world.is_synced() && gate.open() {
-                info!("all jobs, pools and members are known");
+                info!("all jobs, pools, members and nodes are known");
             }
             self.decide(Timestamp::now());
         }
@@ -213,7 +218,7 @@ pub(crate) async fn until(time: Option<Timestamp>) {
     }
 }
 
-/// The three watches. Jobs that have ended are not among what is watched.
+/// The watches. Jobs that have ended are not among what is watched.
 fn watch(client: &Client) -> BoxStream<'static, Seen> {
     let jobs = watcher::Config::default().fields(UNFINISHED);
     let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
@@ -227,6 +232,9 @@ fn watch(client: &Client) -> BoxStream<'static, Seen> {
         }),
         guarded::<Pod, _, _>(client, members, |event| {
             Seen::Pod(Change::of(event, |pod| Member::of(&pod), |pod| Member::last_of(&pod)))
+        }),
+        guarded::<Node, _, _>(client, watcher::Config::default().page_size(NODES), |event| {
+            Seen::Node(Change::of(event, |node| Standing::of(&node), |node| Standing::of(&node)))
         }),
     ])
     .boxed()

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodCondition, Po
 use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
 
+use super::nodes::Standing;
 use crate::kube_ext::owner;
 
 /// Namespace and name of an object.
@@ -98,6 +99,10 @@ pub struct Member {
     pub gone: Option<Gone>,
     /// Whether the pod's object is not there any more.
     pub deleted: bool,
+    /// Name of its node; empty while it has none.
+    pub node: String,
+    /// How that stands.
+    pub standing: Standing,
     /// When its daemon was killed last for its use of memory.
     pub daemon_out_of_memory: Option<Timestamp>,
 }
@@ -140,6 +145,8 @@ impl Member {
             leaving: terminating || ended,
             gone: gone(pod),
             deleted: false,
+            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
+            standing: Standing::default(),
             daemon_out_of_memory: status.and_then(daemon_out_of_memory),
             pod: name,
         };
@@ -148,7 +155,7 @@ impl Member {
 
     /// Whether builds may be bound to it.
     pub fn takes_builds(&self) -> bool {
-        !self.leaving && self.gone.is_none()
+        !self.leaving && self.gone.is_none() && self.standing == Standing::Fine
     }
 
     /// The member as it was seen last, now that its object is gone.

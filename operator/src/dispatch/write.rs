@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buildpools_crds::lifecycle::{self, Outcome, TransitionError, Waiting};
-use buildpools_crds::patch;
-use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus};
+use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, FailureReason};
+use buildpools_crds::{conditions, patch};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::events::Announcer;
 use super::job::Job;
+use super::nodes;
 use super::schedule::{Action, Decision};
 use super::view::{self, Gone};
 use super::world::Settled;
@@ -168,9 +169,11 @@ impl Writer {
         };
         let pods: Api<Pod> = Api::namespaced(self.0.client.clone(), &job.key.0);
         match call::get(pods.get(name)).await {
-            Ok(Some(pod)) if pod.uid().as_ref() == Some(uid) => {
-                view::gone(&pod).ok_or_else(|| format!("pod {name} seemed to be gone but is there"))
-            }
+            Ok(Some(pod)) if pod.uid().as_ref() == Some(uid) => match view::gone(&pod) {
+                Some(gone) => Ok(gone),
+                None if seen.reason == FailureReason::NodeLost => nodes::verify(self.0.client.clone(), &pod).await,
+                None => Err(format!("pod {name} seemed to be gone but is there")),
+            },
             Ok(_) => Ok(seen.clone()),
             Err(error) => Err(format!("cannot read pod {name}: {error}")),
         }
@@ -192,6 +195,13 @@ impl Writer {
             Action::Unbind { why, .. } => info!(namespace, job, why, "unbound"),
             Action::Wait { reason, .. } => debug!(namespace, job, reason, "waits"),
             Action::Cancel { .. } => info!(namespace, job, "cancelled"),
+            Action::Node { unreachable: Some(message) } => {
+                warn!(namespace, job, detail = message, "the node of a running build is not heard of");
+                self.0.announcer.announce(now, "Dispatch", conditions::NODE_UNREACHABLE, message);
+            }
+            Action::Node { unreachable: None } => {
+                info!(namespace, job, "the node of a running build is heard of again")
+            }
             Action::Lost { gone, .. } => {
                 warn!(namespace, job, reason = gone.reason.as_str(), detail = gone.message, "attempt lost");
                 self.0.announcer.announce(now, "Dispatch", gone.reason.as_str(), &gone.message);
@@ -225,6 +235,10 @@ fn next(job: &Job, action: &Action, gone: Option<&Gone>, now: Timestamp) -> Resu
         }
         Action::Refuse { reason, message, amend } => lifecycle::refuse(&amended(amend), *reason, message, now),
         Action::Cancel { message } => lifecycle::cancel(status, message, now),
+        Action::Node { unreachable } => {
+            let next = lifecycle::node_unreachable(status, unreachable.as_deref(), now);
+            Ok(next.unwrap_or_else(|| status.clone()))
+        }
         Action::Wait { reason, message, pool, position } => {
             let waiting = Waiting { reason, message, pool: pool.as_deref(), position: *position };
             Ok(lifecycle::wait(status, &waiting, now).unwrap_or_else(|| status.clone()))

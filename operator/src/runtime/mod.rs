@@ -106,7 +106,7 @@ impl Replica {
     /// Begins the work of a leader.
     fn begin(&self, work: &CancellationToken) -> JoinSet<anyhow::Result<()>> {
         let Self { cli, client, metrics, readiness, explainer, .. } = self;
-        let caches = readiness.gate("caches", "jobs, pools and members are being listed");
+        let caches = readiness.gate("caches", "jobs, pools, members and nodes are being listed");
         let settings = cli.dispatch_settings(metrics.clone(), explainer.clone());
         let told = finished::Told { past: settings.past.clone(), metrics: metrics.clone() };
         let mut tasks = JoinSet::new();

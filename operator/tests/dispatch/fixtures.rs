@@ -11,6 +11,7 @@ use crate::support::ApiServer;
 pub const JOB: &str = "/apis/buildpools.dev/v1alpha1/namespaces/team/buildjobs/app";
 pub const POOL: &str = "/apis/buildpools.dev/v1alpha1/namespaces/team/buildpools/web";
 pub const POD: &str = "/api/v1/namespaces/team/pods/web-0";
+pub const NODE: &str = "/api/v1/nodes/node";
 
 pub fn member() -> lifecycle::Member {
     lifecycle::Member { pod: "web-0".into(), uid: "pod-uid".into() }
@@ -74,6 +75,16 @@ pub fn put_pod(server: &ApiServer, uid: &str, change: impl FnOnce(&mut Value)) {
     });
     change(&mut pod);
     server.put(POD, pod);
+    put_node(server, "True");
+}
+
+/// Puts the pod's node there; what it says of itself: `True`, `False` or `Unknown`.
+pub fn put_node(server: &ApiServer, ready: &str) {
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {}, "spec": {},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    });
+    server.put(NODE, node);
 }
 
 pub fn job(server: &ApiServer) -> BuildJob {

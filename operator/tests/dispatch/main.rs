@@ -9,6 +9,7 @@ mod documentation;
 mod fixtures;
 mod history;
 mod lease;
+mod nodes;
 mod queue;
 mod run;
 mod write;

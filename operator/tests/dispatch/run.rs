@@ -105,6 +105,7 @@ async fn what_is_asked_is_granted() {
         ("list", "buildpools.dev", "buildpools"),
         ("list", "", "pods"),
         ("get", "", "pods"),
+        ("list", "", "nodes"),
         ("create", "events.k8s.io", "events"),
     ]
     .map(|(verb, group, resource)| (verb.to_owned(), group.to_owned(), resource.to_owned()))

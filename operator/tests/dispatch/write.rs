@@ -25,11 +25,11 @@ fn writer(server: &ApiServer) -> Writer {
     Writer::new(client.clone(), Announcer::new(client, "test".into()))
 }
 
-async fn write(server: &ApiServer, job: Job, action: Action) -> Settled {
+pub async fn write(server: &ApiServer, job: Job, action: Action) -> Settled {
     writer(server).write(&Decision { job, action, reason: "Test" }).await
 }
 
-fn verbs(server: &ApiServer) -> Vec<String> {
+pub fn verbs(server: &ApiServer) -> Vec<String> {
     let received = server.received();
     received.iter().map(|request| format!("{} {}", request.verb(), request.permission().2)).collect()
 }
@@ -160,7 +160,7 @@ async fn an_attempt_is_lost_only_when_the_api_server_itself_says_that_the_pod_is
     let before = put_job(&server, &running());
     put_pod(&server, "pod-uid", |_| {});
     assert!(matches!(write(&server, before, lost()).await, Settled::Failed(_)));
-    assert_eq!(verbs(&server), ["get pods"]);
+    assert_eq!(verbs(&server), ["get pods", "get nodes"]);
 
     // Whether it runs is unknown.
     let before = put_job(&server, &running());

@@ -9,7 +9,8 @@ use super::slots::Slots;
 use super::snapshot::Snapshot;
 use super::{Action, Decision, Plan, after, text};
 use crate::dispatch::job::Job;
-use crate::dispatch::view::Gone;
+use crate::dispatch::nodes::{self, Standing};
+use crate::dispatch::view::{Gone, Member};
 
 /// Time that a member has to start a bound job before another member, that could start it at once, gets it.
 pub const START_WITHIN: Duration = Duration::from_secs(30);
@@ -18,14 +19,19 @@ pub const START_WITHIN: Duration = Duration::from_secs(30);
 pub(super) fn keep(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, plan: &mut Plan) {
     match job.status.phase {
         JobPhase::Bound => bound(snapshot, job, now, slots, plan),
-        JobPhase::Running => {
-            if let Some(gone) = gone(snapshot, job) {
-                let reason = gone.reason.as_str();
-                let action = Action::Lost { gone, policy: job.policy(snapshot.pool.as_ref()) };
-                plan.decide(Decision { job: job.clone(), action, reason });
-            }
-        }
+        JobPhase::Running => running(snapshot, job, plan),
         _ => {}
+    }
+}
+
+fn running(snapshot: &Snapshot, job: &Job, plan: &mut Plan) {
+    if let Some(gone) = gone(snapshot, job) {
+        let reason = gone.reason.as_str();
+        let action = Action::Lost { gone, policy: job.policy(snapshot.pool.as_ref()) };
+        plan.decide(Decision { job: job.clone(), action, reason });
+    } else if let Some(unreachable) = member(snapshot, job).and_then(|member| nodes::news(job, member)) {
+        let reason = if unreachable.is_some() { "NodeUnreachable" } else { "NodeReachable" };
+        plan.decide(Decision { job: job.clone(), action: Action::Node { unreachable }, reason });
     }
 }
 
@@ -38,9 +44,12 @@ fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, 
     if let Some(gone) = gone(snapshot, job) {
         return unbind(gone.message.clone(), Some(gone), "MemberGone");
     }
-    let Some(member) = job.status.assigned_to.as_ref().and_then(|uid| snapshot.members.get(uid)) else { return };
+    let Some(member) = member(snapshot, job) else { return };
     if member.leaving {
         return unbind(format!("pod {} is stopping", member.pod), None, "MemberLeaving");
+    }
+    if member.standing == Standing::Unreachable {
+        return unbind(format!("node {} of pod {} is not heard of", member.node, member.pod), None, "NodeUnreachable");
     }
     let since = job.status.timing.bound_at.as_ref().map_or(job.created, |time| time.0);
     let late = after(since, START_WITHIN);
@@ -68,7 +77,11 @@ fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, 
 fn gone(snapshot: &Snapshot, job: &Job) -> Option<Gone> {
     let uid = job.status.assigned_to.as_ref()?;
     match snapshot.members.get(uid) {
-        Some(member) => member.gone.clone(),
+        Some(member) => nodes::gone(member),
         None => Some(Gone::absent(job.status.member.as_deref().unwrap_or(uid))),
     }
+}
+
+fn member<'a>(snapshot: &'a Snapshot, job: &Job) -> Option<&'a Member> {
+    snapshot.members.get(job.status.assigned_to.as_ref()?)
 }

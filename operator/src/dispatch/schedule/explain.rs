@@ -81,5 +81,6 @@ fn explain(action: &Action, reason: &str) -> String {
         }
         Action::Unbind { why, .. } => format!("{reason}: {why}"),
         Action::Lost { gone, .. } => format!("{reason}: {}", gone.message),
+        Action::Node { unreachable } => format!("{reason}: {}", unreachable.as_deref().unwrap_or_default()),
     }
 }

@@ -118,6 +118,11 @@ pub enum Action {
         /// What is known now of the last attempt: it ran out of memory.
         amend: Option<String>,
     },
+    /// The node of a running build is not heard of any more, or is again.
+    Node {
+        /// What the job is told; `None` when the node is heard of.
+        unreachable: Option<String>,
+    },
     /// The job is to be cancelled, and no build of it runs.
     Cancel {
         /// What it was doing.
@@ -143,7 +148,7 @@ impl Action {
             Self::Bind { member, .. } => Claim::Slot(member.uid.clone()),
             Self::Unbind { .. } => Claim::Next,
             Self::Wait { .. } => Claim::Turn,
-            Self::Refuse { .. } | Self::Cancel { .. } | Self::Lost { .. } => Claim::Nothing,
+            Self::Refuse { .. } | Self::Cancel { .. } | Self::Lost { .. } | Self::Node { .. } => Claim::Nothing,
         }
     }
 
@@ -155,6 +160,7 @@ impl Action {
             Self::Lost { .. } => "Lost",
             Self::Refuse { .. } => "Refuse",
             Self::Cancel { .. } => "Cancel",
+            Self::Node { .. } => "Node",
             Self::Wait { .. } => "Wait",
         }
     }

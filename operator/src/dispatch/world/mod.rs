@@ -1,4 +1,4 @@
-//! What is known: the three watches, put right by the answers to our own writes until the watch has caught up.
+//! What is known: the watches, put right by the answers to our own writes until the watch has caught up.
 //!
 //! A write of ours was acknowledged, yet the watch still shows the version that it was made from: deciding on that would
 //! give the same slot away twice. The answer therefore stands in for the job for exactly as long as the watch shows a
@@ -21,6 +21,7 @@ use self::listing::Listing;
 use self::state::PoolState;
 use super::explain::Explained;
 use super::job::{Job, Target};
+use super::nodes::{Nodes, Standing};
 use super::routing::{Finished, Routes};
 use super::schedule::{Action, Decision, Hold, Plan, schedule};
 use super::view::{Key, Member, Pool};
@@ -37,6 +38,8 @@ pub enum Seen {
     Pool(Change<Pool>),
     /// Of the watch of members: a member and the pool's key, `None` for a pod that is no member.
     Pod(Change<Option<(Key, Member)>>),
+    /// Of the watch of nodes.
+    Node(Change<Standing>),
     /// A job that had ended before this process began to watch. Those that end later are seen to.
     Finished(Finished),
 }
@@ -65,6 +68,7 @@ pub struct World {
     listed_jobs: Listing,
     listed_pools: Listing,
     listed_pods: Listing,
+    nodes: Nodes,
     dirty: HashSet<Key>,
     /// When to look at pools even if nothing changes.
     timers: BTreeSet<(Timestamp, Key)>,
@@ -77,7 +81,7 @@ pub struct World {
 impl World {
     /// Whether each watch has told everything once. Before that, nothing may be decided.
     pub fn is_synced(&self) -> bool {
-        self.listed_jobs.synced && self.listed_pools.synced && self.listed_pods.synced
+        self.listed_jobs.synced && self.listed_pools.synced && self.listed_pods.synced && self.nodes.is_synced()
     }
 
     /// Takes in an event of a watch.
@@ -87,6 +91,7 @@ impl World {
             Seen::Job(event) => self.see_job(event, now),
             Seen::Pool(event) => self.see_pool(event, now),
             Seen::Pod(event) => self.see_pod(event, now),
+            Seen::Node(event) => self.see_node(event),
             // What ends later is seen by the watch of jobs, and is not to be counted twice.
             Seen::Finished(build) if build.finished < began => {
                 self.finished.push(build);

@@ -5,6 +5,7 @@ use tracing::warn;
 
 use super::World;
 use super::listing::Change;
+use crate::dispatch::nodes::Standing;
 use crate::dispatch::view::{Gone, Key, Member, Pool};
 
 impl World {
@@ -74,10 +75,30 @@ impl World {
             self.drop_pod(&key, None);
         }
         self.pods.insert(key, (pool.clone(), member.uid.clone()));
+        let member = Member { standing: self.nodes.standing(&member.node), ..member };
         let members = &mut self.state(&pool, now).snapshot.members;
         if members.get(&member.uid) != Some(&member) {
             members.insert(member.uid.clone(), member);
             self.dirty.insert(pool);
+        }
+    }
+
+    pub(super) fn see_node(&mut self, change: Change<Standing>) {
+        if let Change::Has((_, node), Err(error)) = &change {
+            warn!(node, error, "a Node cannot be read");
+        }
+        let Self { nodes, pools, dirty, .. } = self;
+        if !nodes.see(change) {
+            return;
+        }
+        for (key, state) in pools {
+            for member in state.snapshot.members.values_mut().filter(|member| !member.deleted) {
+                let standing = nodes.standing(&member.node);
+                if member.standing != standing {
+                    member.standing = standing;
+                    dirty.insert(key.clone());
+                }
+            }
         }
     }
 

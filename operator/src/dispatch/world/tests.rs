@@ -8,6 +8,7 @@ use super::*;
 use crate::dispatch::view::FairShare;
 
 mod many;
+mod nodes;
 mod routing;
 
 fn at(second: i64) -> Timestamp {
@@ -61,7 +62,9 @@ fn has(job: Job) -> Seen {
 /// One pool with one member that has one slot, and these jobs.
 fn world(jobs: Vec<Job>) -> World {
     let mut world = World::default();
-    for seen in [Seen::Job(Change::Begin), Seen::Pool(Change::Begin), Seen::Pod(Change::Begin)] {
+    for seen in
+        [Seen::Job(Change::Begin), Seen::Pool(Change::Begin), Seen::Pod(Change::Begin), Seen::Node(Change::Begin)]
+    {
         world.see(seen, at(0));
     }
     for job in jobs {
@@ -69,7 +72,12 @@ fn world(jobs: Vec<Job>) -> World {
     }
     world.see(Seen::Pool(Change::Has(key("main"), Ok(pool()))), at(0));
     world.see(Seen::Pod(Change::Has(key("main-0"), Ok(Some(member("pod-0"))))), at(0));
-    for seen in [Seen::Job(Change::Complete), Seen::Pool(Change::Complete), Seen::Pod(Change::Complete)] {
+    for seen in [
+        Seen::Job(Change::Complete),
+        Seen::Pool(Change::Complete),
+        Seen::Pod(Change::Complete),
+        Seen::Node(Change::Complete),
+    ] {
         world.see(seen, at(0));
     }
     world
@@ -99,6 +107,7 @@ fn nothing_is_decided_before_each_watch_has_told_everything() {
     for (seen, complete) in [
         (Seen::Pool(Change::Complete), false),
         (Seen::Pod(Change::Complete), false),
+        (Seen::Node(Change::Complete), false),
         (has(job("a", "1")), false),
         (Seen::Job(Change::Begin), false),
         (Seen::Job(Change::Complete), true),
