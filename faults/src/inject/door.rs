@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tower::{BoxError, Service};
 
 use super::request::{self, Call};
-use super::{ANSWER, BEHIND, Fault, HANG, Identity, Injector, Kind, LATE, Part, events};
+use super::{ANSWER, BEHIND, Fault, HANG, Identity, Injector, Kind, LATE, Part, SLOW, events};
 use crate::oracle::log::Log;
 
 /// Annotation by which somebody else changes an object.
@@ -189,6 +189,10 @@ impl Door {
                 });
                 tokio::time::sleep(HANG).await;
                 Err("connection reset".into())
+            }
+            Some(Fault::Slow) => {
+                tokio::time::sleep(SLOW).await;
+                upstream.send(parts, body).await
             }
             Some(Fault::Duplicate) => {
                 self.note(&upstream.send(parts.clone(), body.clone()).await);

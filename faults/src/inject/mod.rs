@@ -28,6 +28,9 @@ pub const HANG: Duration = Duration::from_secs(35);
 /// How long a request is under way that its sender has given up by then (calls end after ten seconds).
 pub const LATE: Duration = Duration::from_secs(11);
 
+/// How long a request takes that is slow, and not too slow.
+pub const SLOW: Duration = Duration::from_secs(3);
+
 /// How long a stale or interrupted view lasts.
 pub const BEHIND: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,8 @@ pub enum Fault {
     Hang,
     /// Carried out after [`LATE`], when the sender has given up.
     Late,
+    /// Carried out after [`SLOW`], when others have done something in between.
+    Slow,
     /// Carried out twice; the sender gets the second answer.
     Duplicate,
     /// Not carried out: 503, or an error of the daemon.
@@ -120,6 +125,7 @@ impl Fault {
                 Self::TooManyRequests,
                 Self::Hang,
                 Self::Late,
+                Self::Slow,
                 Self::Duplicate,
             ],
             Kind::Read => &[Self::Unavailable, Self::Hang],
@@ -135,7 +141,7 @@ impl Fault {
 }
 
 /// Names of faults as the command line has them.
-const NAMES: [(&str, Fault); 17] = [
+const NAMES: [(&str, Fault); 18] = [
     ("crash-before", Fault::CrashBefore),
     ("crash-after", Fault::CrashAfter),
     ("stale-1", Fault::Stale(1)),
@@ -147,6 +153,7 @@ const NAMES: [(&str, Fault); 17] = [
     ("429", Fault::TooManyRequests),
     ("hang", Fault::Hang),
     ("late", Fault::Late),
+    ("slow", Fault::Slow),
     ("duplicate", Fault::Duplicate),
     ("unavailable", Fault::Unavailable),
     ("unobserved", Fault::Unobserved),

@@ -154,7 +154,7 @@ pub async fn run(shared: &Shared, reference: &Reference, case: &Case) -> Result<
     }
     let entries = site.log.entries();
     violations.extend(counts::judge(&counts::count(&entries), &reference.counts));
-    let stale = matches!(case.fault, Fault::Stale(_));
+    let stale = matches!(case.fault, Fault::Stale(_) | Fault::Late);
     violations.extend(invariants::judge(&entries, &site.record.solves(), stale));
     violations.extend(world.end().await);
     let reached = site.injector.fired().is_some();

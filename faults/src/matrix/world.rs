@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use buildpools_operator::dispatch::explain::Explainer;
-use buildpools_operator::dispatch::past::Past;
+use buildpools_operator::runtime::finished::Told;
 use buildpools_operator::runtime::metrics::Metrics;
 use buildpools_operator::runtime::readiness::Readiness;
-use buildpools_operator::{dispatch, pool};
+use buildpools_operator::{dispatch, history, pool};
 use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -228,19 +227,23 @@ fn start_operator(site: &Site) -> Process {
     Process::start("operator", &site.trace, dead, |stop| operator(door, stop))
 }
 
-/// Both halves of the operator, as its process runs them once it leads.
+/// All of the operator's work, as its process runs them once it leads.
 async fn operator(door: Door, stop: CancellationToken) -> Result<()> {
     let client = door.client();
     let pools = pool::Settings { runner_image: "runner:v0".to_owned(), buildkit_image: "buildkit:v0".to_owned() };
     let metrics = Metrics::default();
     let jobs = dispatch::Settings {
         instance: "operator-0".to_owned(),
-        explainer: Explainer::default(),
-        past: Past::default(),
         metrics: metrics.clone(),
+        ..dispatch::Settings::default()
     };
     let gate = Readiness::default().gate("caches", "not yet");
-    tokio::try_join!(pool::run(client.clone(), pools, metrics, stop.clone()), dispatch::run(client, jobs, gate, stop))?;
+    let told = Arc::new(Told { past: jobs.past.clone(), metrics: metrics.clone() });
+    tokio::try_join!(
+        pool::run(client.clone(), pools, metrics, stop.clone()),
+        dispatch::run(client.clone(), jobs, gate.clone(), stop.clone()),
+        history::run(client, told, gate, stop),
+    )?;
     Ok(())
 }
 

@@ -15,8 +15,8 @@ const TERMINAL: [&str; 3] = ["Succeeded", "Failed", "Cancelled"];
 /// How much later than it happened the end of a build may be noted in the record.
 const SKEW: Duration = Duration::from_millis(100);
 
-/// What was broken. `stale`: the dispatcher may have decided by an old view; then only the runner keeps slots from being
-/// given away twice.
+/// What was broken. `stale`: the dispatcher may have decided by an old view, or have given a write up that was
+/// carried out later; then only the runner keeps slots from being given away twice.
 pub fn judge(entries: &[Entry], solves: &[Solve], stale: bool) -> Vec<String> {
     let mut found = Vec::new();
     let mut world = World::default();

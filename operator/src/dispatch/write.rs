@@ -200,7 +200,7 @@ impl Writer {
                 self.0.announcer.announce(now, "Dispatch", conditions::NODE_UNREACHABLE, message);
             }
             Action::Node { unreachable: None } => {
-                info!(namespace, job, "the node of a running build is heard of again")
+                info!(namespace, job, "the node of a running build is heard of again");
             }
             Action::Lost { gone, .. } => {
                 warn!(namespace, job, reason = gone.reason.as_str(), detail = gone.message, "attempt lost");

@@ -107,6 +107,9 @@ fn tell(plan: &Plan) -> Vec<String> {
             Action::Lost { gone, .. } => format!("{name}: lost ({})", gone.reason.as_str()),
             Action::Cancel { .. } => format!("{name}: cancel"),
             Action::Refuse { reason, .. } => format!("{name}: refuse ({})", reason.as_str()),
+            Action::Node { unreachable } => {
+                format!("{name}: node {}", if unreachable.is_some() { "unreachable" } else { "back" })
+            }
             Action::Wait { reason, .. } => format!("{name}: wait ({reason})"),
         }
     };
