@@ -216,7 +216,11 @@ async fn create(client: &Client, number: usize, home: &Home) -> Result<(String, 
         },
     }))?;
     let jobs: Api<BuildJob> = Api::namespaced(client.clone(), &home.0);
-    let job = jobs.create(&PostParams::default(), &job).await?;
+    let job = match jobs.create(&PostParams::default(), &job).await {
+        // An earlier try was carried out and its answer lost.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => jobs.get(&job.name_any()).await?,
+        created => created?,
+    };
     Ok((job.uid().context("a created object has a UID")?, home.clone()))
 }
 

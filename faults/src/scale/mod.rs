@@ -20,7 +20,7 @@ use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use rustix::process::Signal;
 
-use self::proc::Usage;
+use self::proc::{Memory, Usage};
 use crate::control_plane::{ControlPlane, Options, User};
 use crate::kept::Kept;
 use crate::operator;
@@ -48,8 +48,7 @@ const REST_MCORE: f64 = 10.0;
 struct Round {
     dispatch: f64,
     synced: f64,
-    steady: f64,
-    peak: f64,
+    memory: Memory,
 }
 
 /// Measures. What is done is told on stderr.
@@ -73,10 +72,10 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
     let mut idle = None;
     for number in 1..=settings.starts {
         let (operator, round) = Box::pin(round(&plane, &client, number)).await?;
-        let Round { dispatch, synced, steady, peak } = round;
+        let Round { dispatch, synced, memory: Memory { resident, anonymous, peak } } = round;
         eprintln!(
-            "start {number}: first dispatch after {dispatch:.2} s, all known after {synced:.2} s; {steady:.1} MiB at \
-             rest, {peak:.1} MiB at most"
+            "start {number}: first dispatch after {dispatch:.2} s, all known after {synced:.2} s; {resident:.1} MiB at \
+             rest ({anonymous:.1} MiB anonymous), {peak:.1} MiB at most"
         );
         rounds.push(round);
         if number == settings.starts {
@@ -95,8 +94,14 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
         count
     };
     Ok(vec![
-        Figure::absolute("operator_rss_mib", "MiB", &of(|round| round.steady), 96.0),
-        Figure::ratio("operator_rss_peak_over_steady", "MiB", &of(|round| round.peak), &of(|round| round.steady), 1.5),
+        Figure::absolute("operator_rss_mib", "MiB", &of(|round| round.memory.resident), 96.0),
+        Figure::ratio(
+            "operator_rss_peak_over_steady",
+            "MiB",
+            &of(|round| round.memory.peak),
+            &of(|round| round.memory.resident),
+            1.5,
+        ),
         Figure::absolute("operator_idle_mcore", "mcore", &[mcore], 5.0),
         Figure::absolute("operator_idle_writes", "writes", &[count(proc::is_write)], 0.0),
         Figure::absolute("operator_idle_lists", "lists", &[count(|request| request.starts_with("list"))], 0.0),
@@ -148,9 +153,9 @@ async fn round(plane: &ControlPlane, client: &Client, number: usize) -> Result<(
         }
         ensure!(began.elapsed() < PATIENCE, "the operator does not come to rest");
     }
-    let (steady, peak) = proc::memory_mib(pid)?;
+    let memory = proc::memory(pid)?;
     jobs.delete(&job, &DeleteParams::default()).await?;
-    let round = Round { dispatch: dispatched.as_secs_f64(), synced: synced.as_secs_f64(), steady, peak };
+    let round = Round { dispatch: dispatched.as_secs_f64(), synced: synced.as_secs_f64(), memory };
     Ok((operator, round))
 }
 

@@ -43,18 +43,29 @@ impl Usage {
     }
 }
 
-/// Resident memory now and at most, in MiB.
+/// Memory of a process, in MiB.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Resident now.
+    pub resident: f64,
+    /// Of that, what is not a page of a file, such as the program itself.
+    pub anonymous: f64,
+    /// Resident at most.
+    pub peak: f64,
+}
+
+/// Memory of a process.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn memory_mib(pid: u32) -> Result<(f64, f64)> {
+pub fn memory(pid: u32) -> Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
         kib.map(|kib| kib / 1024.0).with_context(|| format!("/proc/PID/status has no {name}"))
     };
-    Ok((field("VmRSS")?, field("VmHWM")?))
+    Ok(Memory { resident: field("VmRSS")?, anonymous: field("RssAnon")?, peak: field("VmHWM")? })
 }
 
 #[derive(Deserialize)]

@@ -59,8 +59,9 @@ const BURST: usize = 256;
 /// Jobs that have not ended: those that have may be many, and nothing is decided about them.
 const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Cancelled";
 
-/// Nodes in one page of a list. They are large, for the images that they name.
-const NODES: u32 = 50;
+/// Objects in one page of a list. A page is in memory as a whole, in the API server's words too, and a process keeps the
+/// memory that it once needed. Pods and nodes are large.
+const PAGE: u32 = 50;
 
 /// Time that writes under way get when the dispatcher is stopped.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -220,20 +221,21 @@ pub(crate) async fn until(time: Option<Timestamp>) {
 
 /// The watches. Jobs that have ended are not among what is watched.
 fn watch(client: &Client) -> BoxStream<'static, Seen> {
-    let jobs = watcher::Config::default().fields(UNFINISHED);
+    let listed = || watcher::Config::default().page_size(PAGE);
+    let jobs = listed().fields(UNFINISHED);
     let members = format!("{},{}={}", labels::POOL, labels::COMPONENT, labels::COMPONENT_MEMBER);
-    let members = watcher::Config::default().labels(&members);
+    let members = listed().labels(&members);
     futures::stream::select_all([
         guarded::<BuildJob, _, _>(client, jobs, |event| {
             Seen::Job(Change::of(event, |job| Box::new(Job::of(job)), |job| Box::new(Job::of(job))))
         }),
-        guarded::<BuildPool, _, _>(client, watcher::Config::default(), |event| {
+        guarded::<BuildPool, _, _>(client, listed(), |event| {
             Seen::Pool(Change::of(event, |pool| Pool::of(&pool), |pool| Pool::of(&pool)))
         }),
         guarded::<Pod, _, _>(client, members, |event| {
             Seen::Pod(Change::of(event, |pod| Member::of(&pod), |pod| Member::last_of(&pod)))
         }),
-        guarded::<Node, _, _>(client, watcher::Config::default().page_size(NODES), |event| {
+        guarded::<Node, _, _>(client, listed(), |event| {
             Seen::Node(Change::of(event, |node| Standing::of(&node), |node| Standing::of(&node)))
         }),
     ])

@@ -101,7 +101,7 @@ fn watch(client: &Client) -> BoxStream<'static, Seen> {
     let jobs = watcher::Config::default().fields(FINISHED).page_size(PAGE);
     futures::stream::select_all([
         guarded::<Finished, _, _>(client, jobs, |event| Seen::Job(Change::of(event, Box::new, Box::new))),
-        guarded::<BuildPool, _, _>(client, watcher::Config::default(), |event| {
+        guarded::<BuildPool, _, _>(client, watcher::Config::default().page_size(PAGE), |event| {
             Seen::Pool(Change::of(event, |pool| Rules::of(&pool), |pool| Rules::of(&pool)))
         }),
     ])
