@@ -102,7 +102,7 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
     tenant
         .job("brief", "main")
         .inline("FROM scratch\n")
-        .spec(|spec| spec.ttl_after_finished = Some(Duration::ZERO.into()))
+        .spec(|spec| spec.ttl_after_finished = Some(Duration::from_secs(1).into()))
         .create()
         .await?;
     wait::until(&tenant.jobs(), "brief", "it is gone", wait::SOON, |job| job.is_none()).await?;
