@@ -78,6 +78,7 @@ impl Cli {
             runner_image: self.runner_image.clone(),
             buildkit_image: self.buildkit_image.clone(),
             buildkit_user_namespace_image: self.buildkit_user_namespace_image.clone(),
+            metrics: Metrics::default(),
         }
     }
 

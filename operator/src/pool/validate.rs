@@ -2,7 +2,7 @@
 //!
 //! Pure. The API server has checked each field by the schema; here is what only the neighbourhood can tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use buildpools_crds::labels;
 use buildpools_crds::v1alpha1::{BuildPool, PodResources, PodSettings, PoolProfile, std_duration};
@@ -31,6 +31,8 @@ pub struct ValidPool {
     pub profile: PoolProfile,
     /// Members that run.
     pub members: i32,
+    /// Names of the members' pods that build now, in order.
+    pub building: Vec<String>,
     /// Seconds that a member gets to finish its builds.
     pub grace_seconds: i64,
     /// Cache volume.
@@ -104,6 +106,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
         owner,
         profile: pool.spec.profile,
         members: pool.spec.scaling.min_members,
+        building: building(observed),
         grace_seconds: i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
         cache,
         credentials: pool.spec.credentials.iter().map(|credential| credential.secret_ref.name.clone()).collect(),
@@ -116,6 +119,21 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
     })
 }
 
+/// Members that say so in the pool's status. They say it of builds that have run for ten seconds, so that short ones cost
+/// nothing (`runner/src/member.rs`).
+pub fn building(observed: &Observed) -> Vec<String> {
+    let reported = observed.pool.status.iter().flat_map(|status| &status.members);
+    let busy: BTreeSet<&str> = reported.filter(|member| member.builds > 0).map(|member| member.uid.as_str()).collect();
+    let mut pods: Vec<String> = observed
+        .members()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter(|pod| pod.metadata.uid.as_deref().is_some_and(|uid| busy.contains(uid)))
+        .map(kube::ResourceExt::name_any)
+        .collect();
+    pods.sort();
+    pods
+}
+
 fn default_image(profile: PoolProfile, settings: &Settings) -> String {
     match profile {
         PoolProfile::Rootless => settings.buildkit_image.clone(),
@@ -126,7 +144,8 @@ fn default_image(profile: PoolProfile, settings: &Settings) -> String {
 /// Objects of names that we need and that are not ours.
 fn conflicts(pool: &BuildPool, live: &Live) -> Vec<Problem> {
     // Exhaustive: a new kind of object must be checked too.
-    let Live { service_account, role_binding, config_map, network_policy, service, stateful_set } = live;
+    let Live { service_account, role_binding, config_map, network_policy, service, disruption_budget, stateful_set } =
+        live;
     [
         conflict(pool, stateful_set.as_ref()),
         conflict(pool, config_map.as_ref()),
@@ -134,6 +153,7 @@ fn conflicts(pool: &BuildPool, live: &Live) -> Vec<Problem> {
         conflict(pool, service_account.as_ref()),
         conflict(pool, role_binding.as_ref()),
         conflict(pool, network_policy.as_ref()),
+        conflict(pool, disruption_budget.as_ref()),
     ]
     .into_iter()
     .flatten()

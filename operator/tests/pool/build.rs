@@ -11,7 +11,16 @@ fn objects(spec: &Value) -> build::Objects {
 }
 
 fn golden(name: &str, objects: build::Objects) {
-    let build::Objects { service_account, role_binding, config_map, network_policy, service, stateful_set } = objects;
+    let build::Objects {
+        service_account,
+        role_binding,
+        config_map,
+        network_policy,
+        service,
+        disruption_budget,
+        stateful_set,
+    } = objects;
+    assert_eq!(disruption_budget, None, "nobody builds");
     insta::with_settings!({snapshot_path => "../snapshots", prepend_module_to_snapshot => false}, {
         insta::assert_yaml_snapshot!(format!("{name}_stateful_set"), stateful_set);
         insta::assert_yaml_snapshot!(format!("{name}_config_map"), config_map);

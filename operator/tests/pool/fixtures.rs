@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buildpools_crds::v1alpha1::BuildPool;
 use buildpools_operator::pool::{Progress, Settings, dereference::Observed, reconcile};
+use buildpools_operator::runtime::metrics::Metrics;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ pub fn settings() -> Settings {
         runner_image: "example.com/runner:v1".into(),
         buildkit_image: "example.com/buildkit:rootless".into(),
         buildkit_user_namespace_image: "example.com/buildkit:plain".into(),
+        metrics: Metrics::default(),
     }
 }
 

@@ -107,7 +107,7 @@ fn pool_owner(name: &str, uid: &str) -> Value {
 
 #[test]
 fn an_object_of_each_kind_that_is_not_ours_is_a_conflict() {
-    let put: [fn(&mut Observed, ObjectMeta); 6] = [
+    let put: [fn(&mut Observed, ObjectMeta); 7] = [
         |o, m| o.live.stateful_set.get_or_insert_default().metadata = m,
         |o, m| o.live.config_map.get_or_insert_default().metadata = m,
         |o, m| o.live.service.get_or_insert_default().metadata = m,
@@ -117,9 +117,12 @@ fn an_object_of_each_kind_that_is_not_ours_is_a_conflict() {
                 Some(from_value(json!({"metadata": m, "roleRef": {"apiGroup": "", "kind": "", "name": ""}})).unwrap());
         },
         |o, m| o.live.network_policy.get_or_insert_default().metadata = m,
+        |o, m| o.live.disruption_budget.get_or_insert_default().metadata = m,
     ];
     for (kind, put) in
-        ["StatefulSet", "ConfigMap", "Service", "ServiceAccount", "RoleBinding", "NetworkPolicy"].into_iter().zip(put)
+        ["StatefulSet", "ConfigMap", "Service", "ServiceAccount", "RoleBinding", "NetworkPolicy", "PodDisruptionBudget"]
+            .into_iter()
+            .zip(put)
     {
         let mut seen = observed(&minimal());
         put(&mut seen, owned_by(Some(&pool_owner("fast", "pool-uid"))));
