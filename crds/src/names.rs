@@ -33,6 +33,11 @@ pub fn network_policy(pool: &str) -> String {
     format!("{pool}-members")
 }
 
+/// PodDisruptionBudget of the members that build.
+pub fn disruption_budget(pool: &str) -> String {
+    format!("{pool}-members")
+}
+
 /// ConfigMap with `buildkitd.toml` and the runner's configuration.
 pub fn config_map(pool: &str) -> String {
     format!("{pool}-buildkitd")

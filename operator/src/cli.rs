@@ -16,9 +16,13 @@ pub struct Cli {
     #[arg(long, env = "RUNNER_IMAGE")]
     pub runner_image: String,
 
-    /// Image of buildkitd (rootless) for pools that name none
+    /// Image of buildkitd in its rootless variant, for pools of profile Rootless that name none
     #[arg(long, env = "BUILDKIT_IMAGE")]
     pub buildkit_image: String,
+
+    /// Image of buildkitd for pools of profile UserNamespace that name none
+    #[arg(long, env = "BUILDKIT_USER_NAMESPACE_IMAGE")]
+    pub buildkit_user_namespace_image: String,
 
     /// Name of this pod: the identity in leader election, unique among the operator's processes
     #[arg(long, env = "POD_NAME")]
@@ -70,7 +74,12 @@ impl Cli {
 
     /// Settings of the pools' controller.
     pub fn pool_settings(&self) -> pool::Settings {
-        pool::Settings { runner_image: self.runner_image.clone(), buildkit_image: self.buildkit_image.clone() }
+        pool::Settings {
+            runner_image: self.runner_image.clone(),
+            buildkit_image: self.buildkit_image.clone(),
+            buildkit_user_namespace_image: self.buildkit_user_namespace_image.clone(),
+            metrics: Metrics::default(),
+        }
     }
 
     /// Settings of the dispatcher.

@@ -2,10 +2,12 @@
 
 mod job;
 mod job_status;
+mod pod;
 mod pool;
 mod shared;
 
 pub use job::*;
 pub use job_status::*;
+pub use pod::*;
 pub use pool::*;
 pub use shared::*;

@@ -230,7 +230,12 @@ fn start_operator(site: &Site) -> Process {
 /// All of the operator's work, as its process runs them once it leads.
 async fn operator(door: Door, stop: CancellationToken) -> Result<()> {
     let client = door.client();
-    let pools = pool::Settings { runner_image: "runner:v0".to_owned(), buildkit_image: "buildkit:v0".to_owned() };
+    let pools = pool::Settings {
+        runner_image: "runner:v0".to_owned(),
+        buildkit_image: "buildkit:v0".to_owned(),
+        buildkit_user_namespace_image: "buildkit:v0-plain".to_owned(),
+        metrics: Metrics::default(),
+    };
     let metrics = Metrics::default();
     let jobs = dispatch::Settings {
         instance: "operator-0".to_owned(),

@@ -4,12 +4,13 @@
 //! - An object that is there is changed only if its controller is our owner, by its UID.
 //! - Changes are server-side applies with force and the object's UID: if the object was replaced since we looked, the
 //!   API server refuses.
+//! - What somebody else has added where everything is ours (`spec`, `data`, …) is removed.
 //! - Nothing is written when nothing differs.
 
 use std::fmt::Debug;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +19,8 @@ use sha2::{Digest as _, Sha256};
 use tracing::info;
 
 use super::call::{self, CallError, call};
-use super::{diff, owner};
+use super::{additions, diff, owner};
+use crate::runtime::metrics::Metrics;
 
 /// Annotation with the hash of what was applied last. Tells that a field is no longer wanted, which comparing what is
 /// wanted with what is there cannot tell.
@@ -64,6 +66,10 @@ pub struct Manager<'a> {
     pub name: &'a str,
     /// UID of the object that controls all of them.
     pub owner_uid: &'a str,
+    /// Whether all of them had been put before: one that is missing now was deleted by somebody.
+    pub put_before: bool,
+    /// Where repaired drift is counted.
+    pub metrics: &'a Metrics,
 }
 
 /// Makes the object be as desired. `live` is what was read before; returns what is there now.
@@ -89,6 +95,9 @@ where
         match call(api.create(&params, &desired)).await {
             Ok(created) => {
                 info!(kind, name, "created");
+                if by.put_before {
+                    by.metrics.repaired(&kind);
+                }
                 return Ok(created);
             }
             // Made since we looked, or by a create of ours whose answer was lost.
@@ -107,8 +116,15 @@ where
     let serialise = |source| EnsureError::Serialise { kind: kind.clone(), source };
     let mut body = serde_json::to_value(&desired).map_err(serialise)?;
     let current = serde_json::to_value(&live).map_err(serialise)?;
+    // What was applied last is what is wanted now: if it is not there, somebody has changed it.
+    let drift = applied(&desired) == applied(&live);
     let Some(field) = difference(&desired, &live, &body, &current) else {
-        return Ok(live);
+        let Some(patch) = additions::removal(&body, &live, by.name) else { return Ok(live) };
+        let patch = Patch::<K>::Json(serde_json::from_value(patch).map_err(serialise)?);
+        let put = call(api.patch(&name, &params(by, false), &patch)).await.map_err(fail("restore"))?;
+        info!(kind, name, "restored: somebody had added to it");
+        by.metrics.repaired(&kind);
+        return Ok(put);
     };
 
     if let Some(takeover) = takeover(live.meta().managed_fields.as_deref().unwrap_or_default(), by.name) {
@@ -118,9 +134,42 @@ where
         call(api.patch(&name, &params(by, false), &Patch::Merge(patch))).await.map_err(fail("take over"))?;
     }
     body["metadata"]["uid"] = json!(live.uid());
-    let applied = call(api.patch(&name, &params(by, true), &Patch::Apply(&body))).await.map_err(fail("change"))?;
-    info!(kind, name, field, "changed");
-    Ok(applied)
+    let changed = call(api.patch(&name, &params(by, true), &Patch::Apply(&body))).await.map_err(fail("change"))?;
+    info!(kind, name, field, drift, "changed");
+    if drift {
+        by.metrics.repaired(&kind);
+    }
+    Ok(changed)
+}
+
+/// Whether the object in the cluster says what is wanted.
+///
+/// # Errors
+/// When it does not become JSON.
+pub fn is_as_desired<K>(desired: &K, live: &K) -> Result<bool, serde_json::Error>
+where
+    K: Resource<DynamicType = ()> + Serialize,
+{
+    Ok(diff::first_difference(&serde_json::to_value(desired)?, &serde_json::to_value(live)?).is_none())
+}
+
+/// Removes an object that is ours and no longer wanted.
+///
+/// # Errors
+/// When the call fails.
+pub async fn remove<K>(api: &Api<K>, live: &K) -> Result<(), EnsureError>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let (kind, name) = (K::kind(&()).into_owned(), live.name_any());
+    let preconditions = Preconditions { uid: live.uid(), resource_version: None };
+    let ours_only = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match call(api.delete(&name, &ours_only)).await {
+        Ok(_) => info!(kind, name, "removed"),
+        Err(error) if error.is_not_found() => {}
+        Err(source) => return Err(EnsureError::Call { verb: "remove", kind, name, source }),
+    }
+    Ok(())
 }
 
 fn params(by: Manager<'_>, force: bool) -> PatchParams {
@@ -146,10 +195,12 @@ pub fn short_hash(bytes: &[u8]) -> String {
 
 /// What differs, if anything.
 fn difference<K: Resource>(desired: &K, live: &K, body: &Value, current: &Value) -> Option<String> {
-    diff::first_difference(body, current).or_else(|| {
-        let applied = |object: &K| object.annotations().get(APPLIED).cloned();
-        (applied(desired) != applied(live)).then(|| format!("annotation {APPLIED}"))
-    })
+    diff::first_difference(body, current)
+        .or_else(|| (applied(desired) != applied(live)).then(|| format!("annotation {APPLIED}")))
+}
+
+fn applied<K: Resource>(object: &K) -> Option<&String> {
+    object.annotations().get(APPLIED)
 }
 
 /// The fields of an object that we made by POST are ours by "Update". An apply would be a second owner, and a field that

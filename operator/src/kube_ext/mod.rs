@@ -1,5 +1,6 @@
 //! What the Kubernetes client needs beyond itself: bounded calls, back-off, comparing and putting objects.
 
+pub mod additions;
 pub mod backoff;
 pub mod call;
 pub mod diff;

@@ -2,19 +2,24 @@
 
 use std::fmt::Debug;
 
+use buildpools_crds::conditions;
+use buildpools_crds::v1alpha1::BuildPool;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::Api;
-use kube::{Client, Resource};
+use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::build::Objects;
-use super::dereference::Live;
+use super::dereference::{Live, Observed};
+use super::preflight::{self, PreflightError};
 use super::problem::Problem;
-use super::validate::ValidPool;
-use crate::kube_ext::call::CallError;
-use crate::kube_ext::ensure::{EnsureError, Manager, ensure};
+use super::reasons;
+use super::validate::{self, ValidPool};
+use crate::kube_ext::ensure::{EnsureError, Manager, ensure, remove};
+use crate::kube_ext::owner;
+use crate::runtime::metrics::Metrics;
 
 /// Field manager of every object that a pool makes.
 pub const FIELD_MANAGER: &str = "buildpools-operator/pool";
@@ -28,6 +33,9 @@ pub enum ApplyError {
     /// Tried again soon.
     #[error(transparent)]
     Ensure(#[from] EnsureError),
+    /// Tried again soon.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
 }
 
 impl ApplyError {
@@ -38,6 +46,7 @@ impl ApplyError {
             Self::Ensure(EnsureError::Call { source, .. }) => source.category(),
             Self::Ensure(EnsureError::Foreign { .. }) => "Foreign",
             Self::Ensure(EnsureError::Serialise { .. }) => "Serialise",
+            Self::Preflight(error) => error.category(),
         }
     }
 
@@ -47,14 +56,42 @@ impl ApplyError {
     }
 }
 
+/// How the pool was before, as its status says.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// Members took builds, and nothing stood in the way of any.
+    pub ready: bool,
+    /// All objects had been put.
+    pub put: bool,
+}
+
+impl Before {
+    /// From the pool's condition.
+    pub fn of(pool: &BuildPool) -> Self {
+        let ready = pool.status.as_ref().and_then(|status| conditions::find(&status.conditions, conditions::READY));
+        Self {
+            ready: ready.is_some_and(|ready| ready.status == "True"),
+            put: ready.is_some_and(|ready| reasons::OF_MEMBERS.contains(&ready.reason.as_str())),
+        }
+    }
+}
+
 /// Puts all objects and returns the StatefulSet as it is now.
 ///
 /// # Errors
 /// With the first object that cannot be put.
-pub async fn apply(client: &Client, pool: &ValidPool, objects: Objects, live: Live) -> Result<StatefulSet, ApplyError> {
+pub async fn apply(
+    client: &Client,
+    pool: &ValidPool,
+    objects: Objects,
+    live: Live,
+    before: Before,
+    metrics: &Metrics,
+) -> Result<StatefulSet, ApplyError> {
     // Exhaustive: what is built is put.
-    let Objects { service_account, role_binding, config_map, network_policy, service, stateful_set } = objects;
-    let put = Put { client, pool };
+    let Objects { service_account, role_binding, config_map, network_policy, service, disruption_budget, stateful_set } =
+        objects;
+    let put = Put { client, pool, put_before: before.put, metrics };
     // The StatefulSet last: a pod is made as soon as it is there, and needs its identity, its rights and its
     // configuration, and is closed to connections from the first moment.
     put.one(service_account, live.service_account).await?;
@@ -62,12 +99,35 @@ pub async fn apply(client: &Client, pool: &ValidPool, objects: Objects, live: Li
     put.one(config_map, live.config_map).await?;
     put.one(network_policy, live.network_policy).await?;
     put.one(service, live.service).await?;
+    put.while_wanted(disruption_budget, live.disruption_budget).await?;
+    // The pod needs its ServiceAccount to be let in.
+    if preflight::is_due(&stateful_set, live.stateful_set.as_ref(), before.ready)?
+        && let Some(problem) = Box::pin(preflight::check(client, pool, &stateful_set)).await?
+    {
+        return Err(ApplyError::Problem(problem));
+    }
     put.one(stateful_set, live.stateful_set).await
+}
+
+/// Removes what must not outlive its reason, of a pool that stands still for another one.
+///
+/// # Errors
+/// When the call fails.
+pub async fn retire(client: &Client, observed: &Observed) -> Result<(), ApplyError> {
+    let uid = observed.pool.uid().unwrap_or_default();
+    let Some(budget) = &observed.live.disruption_budget else { return Ok(()) };
+    if validate::building(observed).is_empty() && owner::is_controlled_by(&budget.metadata, &uid) {
+        let api = Api::namespaced(client.clone(), &observed.pool.namespace().unwrap_or_default());
+        Box::pin(remove(&api, budget)).await.map_err(classify)?;
+    }
+    Ok(())
 }
 
 struct Put<'a> {
     client: &'a Client,
     pool: &'a ValidPool,
+    put_before: bool,
+    metrics: &'a Metrics,
 }
 
 impl Put<'_> {
@@ -76,8 +136,26 @@ impl Put<'_> {
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let api = Api::<K>::namespaced(self.client.clone(), &self.pool.namespace);
-        let by = Manager { name: FIELD_MANAGER, owner_uid: &self.pool.uid };
-        Box::pin(ensure(&api, desired, live, by)).await.map_err(classify)
+        Box::pin(ensure(&api, desired, live, self.manager())).await.map_err(classify)
+    }
+
+    /// An object that comes and goes.
+    async fn while_wanted<K>(&self, desired: Option<K>, live: Option<K>) -> Result<(), ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), &self.pool.namespace);
+        // That it is missing says nothing.
+        let by = Manager { put_before: false, ..self.manager() };
+        match (desired, live) {
+            (Some(desired), live) => Box::pin(ensure(&api, desired, live, by)).await.map(drop).map_err(classify),
+            (None, Some(live)) => Box::pin(remove(&api, &live)).await.map_err(classify),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn manager(&self) -> Manager<'_> {
+        Manager { name: FIELD_MANAGER, owner_uid: &self.pool.uid, put_before: self.put_before, metrics: self.metrics }
     }
 }
 
@@ -96,5 +174,10 @@ fn classify(error: EnsureError) -> ApplyError {
 
 /// The namespace is being deleted: nothing can be created in it, and nothing needs to be.
 pub fn is_namespace_terminating(error: &ApplyError) -> bool {
-    matches!(error, ApplyError::Ensure(EnsureError::Call { source, .. }) if CallError::is_namespace_terminating(source))
+    match error {
+        ApplyError::Ensure(EnsureError::Call { source, .. }) | ApplyError::Preflight(PreflightError::Call(source)) => {
+            source.is_namespace_terminating()
+        }
+        _ => false,
+    }
 }

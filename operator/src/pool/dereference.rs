@@ -13,11 +13,13 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::members;
 use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::owner;
 
@@ -51,7 +53,7 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// Volumes of the names that members without a pod will take, if they exist.
     pub claims: Vec<PersistentVolumeClaim>,
-    /// Events of the StatefulSet, when pods are missing.
+    /// Events of the StatefulSet, when pods are missing, and of members that have a node and do not start there.
     pub events: Vec<Event>,
 }
 
@@ -68,6 +70,8 @@ pub struct Live {
     pub network_policy: Option<NetworkPolicy>,
     /// The members' host names.
     pub service: Option<Service>,
+    /// Who is not evicted.
+    pub disruption_budget: Option<PodDisruptionBudget>,
     /// The members.
     pub stateful_set: Option<StatefulSet>,
 }
@@ -98,17 +102,25 @@ pub async fn dereference(
     let runner = names::runner(name);
     let (service, config_map, network_policy) =
         (names::service(name), names::config_map(name), names::network_policy(name));
-    let stateful_set = names::stateful_set(name);
+    let (stateful_set, disruption_budget) = (names::stateful_set(name), names::disruption_budget(name));
     let (identity, objects, set, pods) = try_join4(
         try_join(read.get(&runner), read.get(&runner)),
-        try_join(try_join(read.get(&config_map), read.get(&network_policy)), read.get(&service)),
+        try_join4(read.get(&config_map), read.get(&network_policy), read.get(&service), read.get(&disruption_budget)),
         read.get::<StatefulSet>(&stateful_set),
         read.pods(name),
     )
     .await?;
     let (service_account, role_binding) = identity;
-    let ((config_map, network_policy), service) = objects;
-    let live = Live { service_account, role_binding, config_map, network_policy, service, stateful_set: set };
+    let (config_map, network_policy, service, disruption_budget) = objects;
+    let live = Live {
+        service_account,
+        role_binding,
+        config_map,
+        network_policy,
+        service,
+        disruption_budget,
+        stateful_set: set,
+    };
 
     let mut observed = Box::new(Observed { pool, live, pods, ..Observed::default() });
     observed.authorities = read.authorities(&observed.pool).await?;
@@ -173,20 +185,25 @@ impl Reader<'_> {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// A StatefulSet says only in events why it cannot make a pod.
+    /// A StatefulSet says only in events why it cannot make a pod, and a kubelet why it cannot begin with one.
     async fn events(&self, observed: &Observed) -> Result<Vec<Event>, DereferenceError> {
         let Some(set) = &observed.live.stateful_set else { return Ok(Vec::new()) };
-        let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
-        let complete = i32::try_from(observed.members().count()).is_ok_and(|members| members >= desired);
-        let ours = owner::is_controlled_by(&set.metadata, &observed.pool.uid().unwrap_or_default());
-        if complete || !ours {
+        if !owner::is_controlled_by(&set.metadata, &observed.pool.uid().unwrap_or_default()) {
             return Ok(Vec::new());
         }
-        let uid = set.uid().unwrap_or_default();
+        let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+        let complete = i32::try_from(observed.members().count()).is_ok_and(|members| members >= desired);
+        let incomplete = (!complete).then(|| set.uid()).flatten();
+        let held = observed.members().filter(|pod| members::is_held_by_kubelet(pod)).filter_map(kube::ResourceExt::uid);
+        let of = incomplete.into_iter().chain(held);
+        Ok(try_join_all(of.map(|uid| self.events_of(uid))).await?.concat())
+    }
+
+    async fn events_of(&self, uid: String) -> Result<Vec<Event>, DereferenceError> {
         let selector = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
         match call(self.api::<Event>().list(&selector)).await {
             Ok(list) => Ok(list.items),
-            Err(source) => Err(DereferenceError { what: "the StatefulSet's events".to_owned(), source }),
+            Err(source) => Err(DereferenceError { what: format!("the events of {uid}"), source }),
         }
     }
 }

@@ -34,7 +34,9 @@ pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: 
         if is_ready(pod) {
             members.ready += 1;
         } else {
-            members.problems.extend(problem(pod, now));
+            members
+                .problems
+                .extend(problem(pod, now).or_else(|| held(pod, events)).map(|problem| in_user_namespace(pod, problem)));
         }
     }
     if i32::try_from(pods.len()).is_ok_and(|found| found < desired) {
@@ -74,6 +76,41 @@ fn problem(pod: &Pod, now: Timestamp) -> Option<Problem> {
     let status = pod.status.as_ref()?;
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     containers.into_iter().find_map(|container| container_problem(&name, container))
+}
+
+/// Whether the pod has a node and no network and no process there yet.
+pub fn is_held_by_kubelet(pod: &Pod) -> bool {
+    let is = |type_: &str, status: &str| condition(pod, type_).is_some_and(|c| c.status == status);
+    is("PodScheduled", "True") && is("PodReadyToStartContainers", "False") && !is("Initialized", "True")
+}
+
+/// Why the kubelet cannot begin with a pod: the newest such event of it.
+fn held(pod: &Pod, events: &[Event]) -> Option<Problem> {
+    if !is_held_by_kubelet(pod) {
+        return None;
+    }
+    let of_pod = events.iter().filter(|event| event.involved_object.uid == pod.metadata.uid);
+    let newest = of_pod
+        .filter(|event| event.reason.as_deref() == Some("FailedCreatePodSandBox"))
+        .max_by_key(|event| time(event))?;
+    let message = newest.message.clone().unwrap_or_default();
+    Some(Problem::Held { pod: pod.name_any(), message })
+}
+
+/// What the kubelet and the container runtimes say when a node has no user namespaces for pods, or the file system of a
+/// volume cannot be mounted with mapped IDs.
+const USER_NAMESPACE_WORDS: [&str; 4] = ["user namespace", "hostUsers", "idmap", "MOUNT_ATTR_IDMAP"];
+
+fn in_user_namespace(pod: &Pod, problem: Problem) -> Problem {
+    let mapped = pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false));
+    match problem {
+        Problem::Held { pod, message } | Problem::Crashing { pod, message, .. }
+            if mapped && USER_NAMESPACE_WORDS.iter().any(|word| message.contains(word)) =>
+        {
+            Problem::UserNamespacesUnsupported { message: format!("pod {pod}: {message}") }
+        }
+        other => other,
+    }
 }
 
 fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Problem> {
@@ -137,14 +174,15 @@ fn last_words(container: &ContainerStatus) -> String {
     text
 }
 
+fn time(event: &Event) -> Option<Timestamp> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0);
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
+    last.max(series).max(event.event_time.as_ref().map(|time| time.0))
+}
+
 /// Why the StatefulSet cannot make a pod: its newest event about a pod, if that was a failure. Events live for an hour,
 /// so an older failure means nothing when a pod was made since.
 fn refusal(events: &[Event]) -> Option<Problem> {
-    let time = |event: &Event| {
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
-        last.max(series).max(event.event_time.as_ref().map(|time| time.0))
-    };
     let failed = |event: &Event| event.reason.as_deref() == Some("FailedCreate");
     let newest = events
         .iter()

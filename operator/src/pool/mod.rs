@@ -5,8 +5,10 @@
 
 pub mod apply;
 pub mod build;
+mod busy;
 pub mod dereference;
 pub mod members;
+pub mod preflight;
 pub mod problem;
 pub mod reasons;
 pub mod status;
@@ -26,7 +28,7 @@ use kube::{Client, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
-use self::apply::ApplyError;
+use self::apply::{ApplyError, Before};
 use self::watch::PoolMeta;
 use crate::kube_ext::backoff::{Backoff, Limits};
 use crate::runtime::metrics::Metrics;
@@ -49,8 +51,12 @@ const WAIT: Limits = Limits { first: Duration::from_secs(2), most: Duration::fro
 pub struct Settings {
     /// Image of the runner.
     pub runner_image: String,
-    /// Image of buildkitd, where a pool names none.
+    /// Image of buildkitd for profile Rootless, where a pool names none.
     pub buildkit_image: String,
+    /// Image of buildkitd for profile UserNamespace, where a pool names none.
+    pub buildkit_user_namespace_image: String,
+    /// Where repaired drift is counted.
+    pub metrics: Metrics,
 }
 
 /// A reconcile that is to be tried again.
@@ -110,6 +116,7 @@ impl Progress {
 /// When watching ends without having been stopped.
 pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, triggers) = watch::watch(&client);
+    let settings = Settings { metrics: metrics.clone(), ..settings };
     let context = Arc::new(Context { client, settings, metrics, errors: Backoff::new(ERRORS) });
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let triggers = triggers.take_until(stop.clone().cancelled_owned());
@@ -228,14 +235,19 @@ pub async fn reconcile(
     let objects = match validate::validate(&observed, settings) {
         Ok(valid) => {
             let objects = build::build(&valid)?;
-            match Box::pin(apply::apply(client, &valid, objects, observed.live.clone())).await {
+            let before = Before::of(&observed.pool);
+            let live = observed.live.clone();
+            match Box::pin(apply::apply(client, &valid, objects, live, before, &settings.metrics)).await {
                 Ok(set) => Ok(set),
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
                 Err(error) if apply::is_namespace_terminating(&error) => return Ok(Progress::Gone),
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(problems) => Err(problems),
+        Err(problems) => {
+            Box::pin(apply::retire(client, &observed)).await?;
+            Err(problems)
+        }
     };
     let next = status::compute(&observed, objects.as_ref().map_err(Vec::as_slice), now);
     match status::write(client, &observed.pool, &next).await {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use buildpools_crds::labels;
+
 use super::reasons;
 
 /// Something that stands in the way of a pool or of one of its members.
@@ -18,6 +20,11 @@ pub enum Problem {
     },
     /// A volume of that name was not made for this pool.
     ForeignVolume {
+        /// Name of the PersistentVolumeClaim.
+        name: String,
+    },
+    /// A volume that was retained is of an earlier pool of the other profile.
+    VolumeOfOtherProfile {
         /// Name of the PersistentVolumeClaim.
         name: String,
     },
@@ -69,6 +76,25 @@ pub enum Problem {
         /// The API server's text.
         message: String,
     },
+    /// Policies of the cluster change the members' pods.
+    PodMutated {
+        /// The fields with what was sent and what came of it.
+        changes: Vec<String>,
+        /// The pool.
+        pool: String,
+    },
+    /// Cluster or node have no user namespaces for pods.
+    UserNamespacesUnsupported {
+        /// How that shows.
+        message: String,
+    },
+    /// The kubelet cannot begin with a member.
+    Held {
+        /// Name of the pod.
+        pod: String,
+        /// The kubelet's text.
+        message: String,
+    },
     /// No node can take a member.
     Unschedulable {
         /// Name of the pod.
@@ -102,7 +128,9 @@ impl Problem {
     /// The reason of the condition.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NameConflict { .. } | Self::ForeignVolume { .. } => reasons::NAME_CONFLICT,
+            Self::NameConflict { .. } | Self::ForeignVolume { .. } | Self::VolumeOfOtherProfile { .. } => {
+                reasons::NAME_CONFLICT
+            }
             Self::AuthorityNotFound { .. } => reasons::CERTIFICATE_AUTHORITY_NOT_FOUND,
             Self::AuthorityInvalid { .. } => reasons::CERTIFICATE_AUTHORITY_INVALID,
             Self::QuantityInvalid { .. } | Self::RequestAboveLimit { .. } => reasons::RESOURCES_INVALID,
@@ -110,7 +138,9 @@ impl Problem {
             Self::PodRefused { .. } => reasons::POD_REFUSED,
             Self::Unschedulable { .. } => reasons::UNSCHEDULABLE,
             Self::ImagePull { .. } => reasons::IMAGE_PULL_FAILED,
-            Self::Crashing { .. } => reasons::MEMBER_CRASHING,
+            Self::PodMutated { .. } => reasons::POD_MUTATED,
+            Self::UserNamespacesUnsupported { .. } => reasons::USER_NAMESPACES_UNSUPPORTED,
+            Self::Crashing { .. } | Self::Held { .. } => reasons::MEMBER_CRASHING,
         }
     }
 }
@@ -127,6 +157,10 @@ impl fmt::Display for Problem {
             Self::ForeignVolume { name } => write!(
                 f,
                 "PersistentVolumeClaim {name} was not made for this pool, and a cache must be its own: delete it, or give the pool another name"
+            ),
+            Self::VolumeOfOtherProfile { name } => write!(
+                f,
+                "PersistentVolumeClaim {name} holds the cache of an earlier pool of another profile, whose files belong to other users: delete it, or give the pool another name"
             ),
             Self::AuthorityNotFound { index, config_map, key: None } => write!(
                 f,
@@ -154,11 +188,22 @@ impl fmt::Display for Problem {
                 write!(f, "pods are refused: {message}")?;
                 if message.contains("PodSecurity") {
                     f.write_str(
-                        "; a rootless BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged",
+                        "; BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged",
                     )?;
                 }
                 Ok(())
             }
+            Self::PodMutated { changes, pool } => write!(
+                f,
+                "a policy of the cluster changes the members' pods: {}; members do not work so: exempt pods with the label {}={pool} from it (kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicybindings)",
+                changes.join(", "),
+                labels::POOL,
+            ),
+            Self::UserNamespacesUnsupported { message } => write!(
+                f,
+                "there are no user namespaces for pods here: {message}; profile UserNamespace needs Kubernetes 1.33, a container runtime and a kernel that have them, and a cache volume of ext4 or xfs: choose such nodes (spec.pod.nodeSelector), or create the pool with profile Rootless"
+            ),
+            Self::Held { pod, message } => write!(f, "the node does not start pod {pod}: {message}"),
             Self::Unschedulable { pod, message } => write!(f, "no node takes pod {pod}: {message}"),
             Self::ImagePull { pod, container, image, message } => {
                 write!(f, "pod {pod} cannot pull image {image} of container {container}: {message}")

@@ -16,12 +16,19 @@ pub const RESOURCES_INVALID: &str = "ResourcesInvalid";
 pub const OBJECT_REFUSED: &str = "ObjectRefused";
 /// The namespace refuses the members' pods: Pod Security, another admission, or quota.
 pub const POD_REFUSED: &str = "PodRefused";
+/// A policy of the cluster changes the members' pods so that they do not work.
+pub const POD_MUTATED: &str = "PodMutated";
+/// Profile `UserNamespace`, and the cluster, the node or the volume has no user namespaces for pods.
+pub const USER_NAMESPACES_UNSUPPORTED: &str = "UserNamespacesUnsupported";
 /// No node can take a member, or its volume cannot be had.
 pub const UNSCHEDULABLE: &str = "Unschedulable";
 /// An image cannot be pulled.
 pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
 /// A container of a member cannot be started, or ends again and again.
 pub const MEMBER_CRASHING: &str = "MemberCrashing";
+
+/// Those that a pool has when all of its objects are there.
+pub const OF_MEMBERS: &[&str] = &[READY, MEMBERS_NOT_READY, UNSCHEDULABLE, IMAGE_PULL_FAILED, MEMBER_CRASHING];
 
 /// All of them.
 pub const ALL: &[&str] = &[
@@ -33,6 +40,8 @@ pub const ALL: &[&str] = &[
     RESOURCES_INVALID,
     OBJECT_REFUSED,
     POD_REFUSED,
+    POD_MUTATED,
+    USER_NAMESPACES_UNSUPPORTED,
     UNSCHEDULABLE,
     IMAGE_PULL_FAILED,
     MEMBER_CRASHING,

@@ -2,10 +2,10 @@
 //!
 //! Pure. The API server has checked each field by the schema; here is what only the neighbourhood can tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use buildpools_crds::labels;
-use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
+use buildpools_crds::v1alpha1::{BuildPool, PodResources, PodSettings, PoolProfile, std_duration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -27,8 +27,12 @@ pub struct ValidPool {
     pub uid: String,
     /// Reference to it as controller.
     pub owner: OwnerReference,
+    /// How the daemon is confined.
+    pub profile: PoolProfile,
     /// Members that run.
     pub members: i32,
+    /// Names of the members' pods that build now, in order.
+    pub building: Vec<String>,
     /// Seconds that a member gets to finish its builds.
     pub grace_seconds: i64,
     /// Cache volume.
@@ -45,6 +49,8 @@ pub struct ValidPool {
     pub requests: BTreeMap<String, Quantity>,
     /// Limits of the daemon's container.
     pub limits: BTreeMap<String, Quantity>,
+    /// Where the pods run and what others read from them, as it was written.
+    pub pod: PodSettings,
 }
 
 /// Cache volume of a member.
@@ -98,22 +104,48 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
         namespace: pool.namespace().unwrap_or_default(),
         uid: owner.uid.clone(),
         owner,
+        profile: pool.spec.profile,
         members: pool.spec.scaling.min_members,
+        building: building(observed),
         grace_seconds: i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
         cache,
         credentials: pool.spec.credentials.iter().map(|credential| credential.secret_ref.name.clone()).collect(),
         registries,
-        buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| settings.buildkit_image.clone()),
+        buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| default_image(pool.spec.profile, settings)),
         runner_image: settings.runner_image.clone(),
         requests,
         limits,
+        pod: pool.spec.pod.clone(),
     })
+}
+
+/// Members that say so in the pool's status. They say it of builds that have run for ten seconds, so that short ones cost
+/// nothing (`runner/src/member.rs`).
+pub fn building(observed: &Observed) -> Vec<String> {
+    let reported = observed.pool.status.iter().flat_map(|status| &status.members);
+    let busy: BTreeSet<&str> = reported.filter(|member| member.builds > 0).map(|member| member.uid.as_str()).collect();
+    let mut pods: Vec<String> = observed
+        .members()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .filter(|pod| pod.metadata.uid.as_deref().is_some_and(|uid| busy.contains(uid)))
+        .map(kube::ResourceExt::name_any)
+        .collect();
+    pods.sort();
+    pods
+}
+
+fn default_image(profile: PoolProfile, settings: &Settings) -> String {
+    match profile {
+        PoolProfile::Rootless => settings.buildkit_image.clone(),
+        PoolProfile::UserNamespace => settings.buildkit_user_namespace_image.clone(),
+    }
 }
 
 /// Objects of names that we need and that are not ours.
 fn conflicts(pool: &BuildPool, live: &Live) -> Vec<Problem> {
     // Exhaustive: a new kind of object must be checked too.
-    let Live { service_account, role_binding, config_map, network_policy, service, stateful_set } = live;
+    let Live { service_account, role_binding, config_map, network_policy, service, disruption_budget, stateful_set } =
+        live;
     [
         conflict(pool, stateful_set.as_ref()),
         conflict(pool, config_map.as_ref()),
@@ -121,6 +153,7 @@ fn conflicts(pool: &BuildPool, live: &Live) -> Vec<Problem> {
         conflict(pool, service_account.as_ref()),
         conflict(pool, role_binding.as_ref()),
         conflict(pool, network_policy.as_ref()),
+        conflict(pool, disruption_budget.as_ref()),
     ]
     .into_iter()
     .flatten()
@@ -145,15 +178,27 @@ fn is_of_earlier_pool(pool: &BuildPool, meta: &ObjectMeta) -> bool {
     })
 }
 
-/// Volumes of the names that members will take and that no pool of this name made. Its labels say so: a volume that was
-/// retained has no owner any more.
+/// Volumes of the names that members will take and that no pool of this name made, or one of the other profile. Its
+/// labels say so: a volume that was retained has no owner any more.
 fn foreign_volumes(observed: &Observed) -> impl Iterator<Item = Problem> {
-    let pool = observed.pool.name_any();
+    let (pool, profile) = (observed.pool.name_any(), observed.pool.spec.profile);
     observed.claims.iter().filter_map(move |claim| {
         let label = |key: &str| claim.labels().get(key).map(String::as_str);
         let ours = label(labels::POOL) == Some(&pool) && label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_VALUE);
-        (!ours).then(|| Problem::ForeignVolume { name: claim.name_any() })
+        if !ours {
+            return Some(Problem::ForeignVolume { name: claim.name_any() });
+        }
+        let other = label(labels::PROFILE) != profile_label(profile);
+        other.then(|| Problem::VolumeOfOtherProfile { name: claim.name_any() })
     })
+}
+
+/// Value of [`labels::PROFILE`] on cache volumes of this profile.
+pub fn profile_label(profile: PoolProfile) -> Option<&'static str> {
+    match profile {
+        PoolProfile::Rootless => None,
+        PoolProfile::UserNamespace => Some("UserNamespace"),
+    }
 }
 
 fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry> {

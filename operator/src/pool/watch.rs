@@ -11,6 +11,7 @@ use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::Api;
 use kube::core::PartialObjectMeta;
@@ -18,6 +19,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
+use super::busy;
 use crate::kube_ext::owner;
 
 /// A pool, as far as the watch keeps it.
@@ -43,6 +45,8 @@ pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
         owned::<ServiceAccount>(client),
         owned::<RoleBinding>(client),
         owned::<NetworkPolicy>(client),
+        owned::<PodDisruptionBudget>(client),
+        busy::triggers(client),
         pods(client),
     ]);
     (store, triggers.boxed())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buildpools_crds::v1alpha1::BuildPool;
 use buildpools_operator::pool::{Progress, Settings, dereference::Observed, reconcile};
+use buildpools_operator::runtime::metrics::Metrics;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -13,7 +14,12 @@ pub const PEM: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE--
 pub const POOL: &str = "/apis/buildpools.dev/v1alpha1/namespaces/team-a/buildpools/fast";
 
 pub fn settings() -> Settings {
-    Settings { runner_image: "example.com/runner:v1".into(), buildkit_image: "example.com/buildkit:rootless".into() }
+    Settings {
+        runner_image: "example.com/runner:v1".into(),
+        buildkit_image: "example.com/buildkit:rootless".into(),
+        buildkit_user_namespace_image: "example.com/buildkit:plain".into(),
+        metrics: Metrics::default(),
+    }
 }
 
 pub fn now() -> Timestamp {
@@ -36,6 +42,11 @@ pub fn minimal() -> Value {
     json!({"cache": {"size": "50Gi"}})
 }
 
+/// Profile UserNamespace, with a login.
+pub fn user_namespace() -> Value {
+    json!({"profile": "UserNamespace", "cache": {"size": "50Gi"}, "credentials": [{"secretRef": {"name": "harbor-robot"}}]})
+}
+
 /// Every field of the API.
 pub fn full() -> Value {
     json!({
@@ -51,7 +62,23 @@ pub fn full() -> Value {
             {"host": "lab.example.com:5000", "caRef": {"configMap": "lab-ca"}},
         ],
         "buildkit": {"image": "moby/buildkit:v0.34.2-rootless"},
-        "pod": {"resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}},
+        "pod": {
+            "resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
+            "nodeSelector": {"example.com/purpose": "builds"},
+            "tolerations": [{"key": "example.com/builds", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"buildpools.dev/pool": "fast"}},
+                },
+            }]}},
+            "priorityClassName": "builds",
+            "runtimeClassName": "sandboxed",
+            "labels": {"example.com/team": "a"},
+            "annotations": {"example.com/cost-centre": "42"},
+            "imagePullSecrets": [{"name": "mirror"}],
+        },
     })
 }
 

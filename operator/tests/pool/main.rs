@@ -4,11 +4,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budget;
 mod build;
 mod faults;
 mod fixtures;
 mod members;
 mod permissions;
+mod preflight;
 mod reconcile;
 mod status;
 mod validate;

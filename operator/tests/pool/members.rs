@@ -128,7 +128,7 @@ fn pods_that_the_namespace_refuses() {
     assert_eq!(
         found.problems[0].to_string(),
         "pods are refused: pods \"fast-0\" is forbidden: violates PodSecurity \"restricted:latest\": unrestricted capabilities; \
-         a rootless BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged"
+         BuildKit needs a namespace with the label pod-security.kubernetes.io/enforce=privileged"
     );
     let quota =
         "create Pod fast-0 in StatefulSet fast failed error: pods \"fast-0\" is forbidden: exceeded quota: pods";
@@ -162,4 +162,50 @@ fn members_of_an_older_template_are_named_in_order() {
         members::look(&unseen, pods.iter(), &[], now()).outdated.is_empty(),
         "the newest revision is not known yet"
     );
+}
+
+#[test]
+fn a_node_without_user_namespaces_is_told_from_other_causes() {
+    let held = |host_users: bool| {
+        let mut pod = pod(
+            "fast-0",
+            "set",
+            &json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True"}, {"type": "PodReadyToStartContainers", "status": "False"},
+            ]}),
+        );
+        pod["spec"] = json!({"containers": [], "hostUsers": host_users});
+        pod
+    };
+    let failed = |message: &str, second: u32| {
+        let mut event = event("FailedCreatePodSandBox", message, second);
+        event["involvedObject"] = json!({"uid": "uid-of-fast-0"});
+        event
+    };
+    // The kubelet's words (pkg/kubelet/userns/userns_manager.go).
+    let words =
+        "Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does not support user namespaces";
+    let said = |pod: Value, events: &[Value]| {
+        let found = look(1, &[pod], events).problems;
+        found.first().map(|problem| (problem.reason(), problem.to_string()))
+    };
+    let (reason, message) = said(held(false), &[failed("no network", 1), failed(words, 2)]).unwrap();
+    assert_eq!(reason, reasons::USER_NAMESPACES_UNSUPPORTED);
+    assert!(message.contains(words) && message.contains("profile Rootless"), "{message}");
+    let (reason, message) = said(held(false), &[failed(words, 1), failed("plugin type=\"ptp\" failed", 2)]).unwrap();
+    assert_eq!(
+        (reason, message.as_str()),
+        (reasons::MEMBER_CRASHING, "the node does not start pod fast-0: plugin type=\"ptp\" failed")
+    );
+    assert_eq!(said(held(true), &[failed(words, 1)]).unwrap().0, reasons::MEMBER_CRASHING);
+    assert_eq!(said(held(false), &[event("FailedCreatePodSandBox", words, 2)]), None, "of another pod");
+
+    // runc's words for a volume that cannot be mounted with mapped IDs.
+    let mut unmapped = held(false);
+    unmapped["status"] = waiting(
+        "buildkitd",
+        "RunContainerError",
+        "failed to set MOUNT_ATTR_IDMAP on /cache: invalid argument (maybe the filesystem used doesn't support idmap mounts on this kernel?)",
+    );
+    assert_eq!(said(unmapped, &[]).unwrap().0, reasons::USER_NAMESPACES_UNSUPPORTED);
 }

@@ -10,7 +10,9 @@ use serde::Deserialize as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixtures::{NETWORK_POLICY, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, ready, settings};
+use crate::fixtures::{
+    NETWORK_POLICY, POOL, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, pod, ready, ready_status, settings,
+};
 use crate::support::Received;
 
 type Permission = (String, String, String);
@@ -44,6 +46,17 @@ async fn nothing_is_asked_that_is_not_granted() {
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(10), running).await.expect("it stops").unwrap().unwrap();
 
+    // A member builds, then none does.
+    let budget = "/apis/policy/v1/namespaces/team-a/poddisruptionbudgets/fast-members".to_owned();
+    let uid = server.object(STATEFUL_SET).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    server.put(&core("pods", "fast-0"), pod("fast-0", &uid, &ready_status()));
+    let builds = |builds: i32| {
+        let members = json!([{"uid": "uid-of-fast-0", "pod": "fast-0", "builds": builds}]);
+        server.change(POOL, |pool| pool["status"]["members"] = members);
+    };
+    builds(1);
+    pass(&server).await;
+
     // Everything differs once.
     let objects = [
         core("serviceaccounts", "buildpool-fast-runner"),
@@ -52,10 +65,13 @@ async fn nothing_is_asked_that_is_not_granted() {
         NETWORK_POLICY.to_owned(),
         ROLE_BINDING.to_owned(),
         STATEFUL_SET.to_owned(),
+        budget,
     ];
     for path in &objects {
         server.change(path, |object| object["metadata"]["labels"] = json!({}));
     }
+    pass(&server).await;
+    builds(0);
     pass(&server).await;
 
     let used: BTreeSet<Permission> = server.received().iter().map(Received::permission).collect();

@@ -267,7 +267,7 @@ async fn refused_pods_are_found_in_the_events_of_the_stateful_set() {
     pass(&server).await;
     let (_, reason, message) = ready(&server);
     assert_eq!(reason, "PodRefused");
-    assert!(message.contains("violates PodSecurity; a rootless BuildKit needs"), "{message}");
+    assert!(message.contains("violates PodSecurity; BuildKit needs"), "{message}");
 
     // Events are read only while pods are missing.
     members_come(&server);

@@ -39,8 +39,12 @@ impl Received {
         }
     }
 
+    pub fn is_dry_run(&self) -> bool {
+        self.query.contains_key("dryRun")
+    }
+
     pub fn is_write(&self) -> bool {
-        self.method != Method::GET
+        self.method != Method::GET && !self.is_dry_run()
     }
 
     /// verb, API group and resource with subresource.
@@ -311,6 +315,9 @@ impl State {
 
     fn create(&mut self, request: &Received) -> (u16, Value) {
         let mut object = request.body.clone();
+        if request.query.get("dryRun").is_some_and(|dry_run| dry_run == "All") {
+            return (201, object);
+        }
         let path = format!("{}/{}", request.path, object["metadata"]["name"].as_str().expect("name"));
         if self.objects.contains_key(&path) {
             return failure(409, "AlreadyExists", &format!("{path} already exists"));

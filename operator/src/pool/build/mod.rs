@@ -2,6 +2,7 @@
 //! like; the golden files in `operator/tests/snapshots` show them in full.
 
 mod config_map;
+mod disruption_budget;
 mod network_policy;
 mod paths;
 mod runner_access;
@@ -14,6 +15,7 @@ use buildpools_crds::labels;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
@@ -36,6 +38,8 @@ pub struct Objects {
     pub network_policy: NetworkPolicy,
     /// The members' host names.
     pub service: Service,
+    /// Who is not evicted; none while nobody builds.
+    pub disruption_budget: Option<PodDisruptionBudget>,
     /// The members.
     pub stateful_set: StatefulSet,
 }
@@ -69,6 +73,7 @@ pub fn build(pool: &ValidPool) -> Result<Objects, BuildError> {
         role_binding: runner_access::role_binding(pool),
         network_policy: network_policy::network_policy(pool),
         service: service::service(pool),
+        disruption_budget: disruption_budget::disruption_budget(pool),
         stateful_set: stateful_set::stateful_set(pool, &config.hash(pool)),
         config_map: config_map::config_map(pool, config),
     })

@@ -65,6 +65,15 @@ struct ByOutcome {
     outcome: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: String,
+}
+
+/// Kinds of which a pool's objects are.
+const KINDS: [&str; 7] =
+    ["ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RoleBinding", "Service", "ServiceAccount", "StatefulSet"];
+
 type Histograms<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 
 /// All metrics of the process. A clone is the same metrics.
@@ -83,6 +92,7 @@ struct Inner {
     queued: Histograms<ByResult>,
     ran: Histograms<ByResult>,
     reconciles: Histograms<ByOutcome>,
+    repairs: Family<ByKind, Counter>,
     requests: RequestMetrics,
 }
 
@@ -99,6 +109,7 @@ impl Default for Metrics {
             queued: Family::new_with_constructor(|| Histogram::new(JOB)),
             ran: Family::new_with_constructor(|| Histogram::new(JOB)),
             reconciles: Family::new_with_constructor(|| Histogram::new(RECONCILE)),
+            repairs: Family::default(),
             requests: RequestMetrics::default(),
             registry: Registry::default(),
         };
@@ -136,10 +147,18 @@ impl Default for Metrics {
             seconds(),
             inner.reconciles.clone(),
         );
+        registry.register(
+            "pool_drift_repaired",
+            "Objects of pools that somebody had changed or deleted and that were put right, by kind",
+            inner.repairs.clone(),
+        );
         inner.requests.register(&mut registry);
         // A series that appears with its first event hides that event from rate().
         for result in FailureReason::ALL.map(FailureReason::as_str).into_iter().chain([SUCCEEDED]) {
             drop(inner.attempts.get_or_create(&ByResult { result }));
+        }
+        for kind in KINDS {
+            drop(inner.repairs.get_or_create(&ByKind { kind: kind.to_owned() }));
         }
         Self(Arc::new(Inner { registry, ..inner }))
     }
@@ -202,6 +221,11 @@ impl Metrics {
     /// A pass over a pool has ended. The outcome is a word from a closed list.
     pub fn reconciled(&self, outcome: &'static str, took: Duration) {
         self.0.reconciles.get_or_create(&ByOutcome { outcome }).observe(took.as_secs_f64());
+    }
+
+    /// An object of a pool was put right that somebody had changed or deleted. Kinds are a closed list.
+    pub fn repaired(&self, kind: &str) {
+        self.0.repairs.get_or_create(&ByKind { kind: kind.to_owned() }).inc();
     }
 
     /// Counts the requests of the client that it is put into.

@@ -34,6 +34,7 @@ async fn used() -> Metrics {
     metrics.decided("Bind", "CacheHit");
     metrics.queue("team-a", "main", 3, Some(Timestamp::now() - Duration::from_secs(90)));
     metrics.reconciled("Ready", Duration::from_millis(30));
+    metrics.repaired("NetworkPolicy");
     let mut status = BuildJobStatus {
         phase: JobPhase::Failed,
         attempts: vec![attempt(1, 110, 120, "DaemonLost"), attempt(2, 130, 150, "made up by a hostile runner")],
