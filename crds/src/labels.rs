@@ -18,3 +18,6 @@ pub const COMPONENT_MEMBER: &str = "build-member";
 
 /// Annotation of the pool that builds the jobs of its namespace that name none: `"true"`, as with StorageClasses.
 pub const DEFAULT_POOL: &str = "buildpools.dev/is-default-pool";
+
+/// Finalizer of a BuildPool: it goes when its builds have ended, and not before.
+pub const FINALIZER: &str = "buildpools.dev/builds";

@@ -5,6 +5,7 @@
 mod support;
 
 mod build;
+mod change;
 mod faults;
 mod fixtures;
 mod members;

@@ -10,7 +10,9 @@ use serde::Deserialize as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixtures::{NETWORK_POLICY, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, ready, settings};
+use crate::fixtures::{
+    NETWORK_POLICY, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, pod, ready, ready_status, settings,
+};
 use crate::support::Received;
 
 type Permission = (String, String, String);
@@ -57,6 +59,19 @@ async fn nothing_is_asked_that_is_not_granted() {
         server.change(path, |object| object["metadata"]["labels"] = json!({}));
     }
     pass(&server).await;
+
+    // A member of an older form is replaced.
+    server.change(STATEFUL_SET, |set| {
+        set["status"] = json!({"replicas": 3, "observedGeneration": 1, "updateRevision": "fast-newer"});
+    });
+    let set = server.object(STATEFUL_SET).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    for ordinal in 0..3 {
+        let name = format!("fast-{ordinal}");
+        server.put(&core("pods", &name), pod(&name, &set, &ready_status()));
+    }
+    for _ in 0..2 {
+        pass(&server).await;
+    }
 
     let used: BTreeSet<Permission> = server.received().iter().map(Received::permission).collect();
     let granted = granted("buildpools-operator");
