@@ -9,6 +9,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// BuildPool: at least one member is ready for builds and nothing stands in the way of the others.
 pub const READY: &str = "Ready";
+/// BuildPool: members that run an older form of the pool are being replaced, one at a time.
+pub const UPGRADING: &str = "Upgrading";
+/// BuildPool: all Secrets of `spec.credentials` are there, and all of their entries can be used.
+pub const CREDENTIALS_READY: &str = "CredentialsReady";
+/// BuildPool: all members run the advised version of BuildKit, or a newer one.
+pub const BUILDKIT_UP_TO_DATE: &str = "BuildKitUpToDate";
 /// BuildJob: the build succeeded (`kubectl wait --for=condition=Complete`).
 pub const COMPLETE: &str = "Complete";
 /// BuildJob: the build failed for good (`kubectl wait --for=condition=Failed`).
@@ -28,6 +34,8 @@ pub enum Status {
     True,
     /// `"False"`.
     False,
+    /// `"Unknown"`.
+    Unknown,
 }
 
 impl Status {
@@ -36,6 +44,7 @@ impl Status {
         match self {
             Status::True => "True",
             Status::False => "False",
+            Status::Unknown => "Unknown",
         }
     }
 }

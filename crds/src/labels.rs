@@ -21,3 +21,6 @@ pub const PROFILE: &str = "buildpools.dev/profile";
 
 /// Annotation of the pool that builds the jobs of its namespace that name none: `"true"`, as with StorageClasses.
 pub const DEFAULT_POOL: &str = "buildpools.dev/is-default-pool";
+
+/// Finalizer of a BuildPool: it goes when its builds have ended, and not before.
+pub const FINALIZER: &str = "buildpools.dev/builds";

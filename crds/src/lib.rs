@@ -5,11 +5,13 @@
 //!   there is one place that says what may follow what.
 //! - [`conditions`]: condition types and reasons, and how a condition is set without needless writes.
 //! - [`patch`]: status writes as compare-and-swap.
+//! - [`buildkit`]: which versions of BuildKit are supported.
 //! - [`labels`], [`names`]: what objects are called and how they are found.
 //! - [`member_config`]: the file by which the operator tells a runner about its pool.
 //! - [`watch`]: watches that come back whatever the API server answers.
 //! - [`crd`]: the CustomResourceDefinitions, as `crdgen` prints them.
 
+pub mod buildkit;
 pub mod conditions;
 pub mod crd;
 pub mod labels;

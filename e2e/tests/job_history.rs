@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use buildpools_crds::v1alpha1::{BuildJob, JobPhase, WhenPoolMissing};
-use buildpools_e2e::harness::{Environment, Tenant, wait};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use buildpools_e2e::harness::{Tenant, wait};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -85,7 +83,7 @@ async fn the_operator_deletes_only_jobs_that_have_ended() {
             })
             .create()
             .await?;
-        let operator: Api<BuildJob> = Api::namespaced(as_operator(&tenant.environment).await?, &tenant.namespace);
+        let operator: Api<BuildJob> = Api::namespaced(tenant.environment.as_operator().await?, &tenant.namespace);
         let refused = operator.delete("waits", &DeleteParams::default()).await;
         let message = refused.err().context("the operator deleted a job that waits")?.to_string();
         ensure!(message.contains("only BuildJobs that have ended: waits is Pending"), "{message}");
@@ -97,12 +95,4 @@ async fn the_operator_deletes_only_jobs_that_have_ended() {
         left(tenant, &["waits"]).await
     })
     .await;
-}
-
-/// A client with the identity of the operator.
-async fn as_operator(environment: &Environment) -> anyhow::Result<kube::Client> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(environment.client.clone(), "buildpools-system");
-    let request = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
-    let answer = accounts.create_token_request("buildpools-operator", &PostParams::default(), &request).await?;
-    environment.client_with_token(&answer.status.context("token")?.token).await
 }

@@ -138,6 +138,18 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
     })
     .await?;
 
+    // Another form of the pool: the member is replaced.
+    let spec = json!({"spec": {"pod": {"resources": {"requests": {"cpu": "51m"}}}}});
+    let changed = tenant.pools().patch("main", &by, &Patch::Merge(spec)).await?;
+    wait::until(&tenant.pools(), "main", "the member is replaced", wait::BUILD, |pool| {
+        let status = pool.and_then(|pool| pool.status.as_ref());
+        status.is_some_and(|status| {
+            status.observed_generation == changed.metadata.generation
+                && conditions::find(&status.conditions, conditions::UPGRADING).is_some_and(|it| it.status == "False")
+        })
+    })
+    .await?;
+
     // A pool whose pods are refused: the operator looks for the reason.
     let restricted = Tenant::create_with(tenant.environment.clone(), "permissions-psa", "restricted").await?;
     restricted.pool("main").create().await?;

@@ -139,7 +139,7 @@ mod tests {
                 "Succeeded"
             }
             Outcome::Failed(failure) => failure.reason.as_str(),
-            Outcome::Cancelled => "Cancelled",
+            Outcome::Cancelled | Outcome::PoolDeleted(_) => "Cancelled",
         })
     }
 

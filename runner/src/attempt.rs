@@ -82,7 +82,7 @@ impl<B: Builder> Workshop<B> {
             Err(failure) => End::Impossible(failure),
         };
         let success = match &end {
-            End::TimedOut { .. } | End::Stopped(Stop::NotOurs | Stop::Cancelled) => {
+            End::TimedOut { .. } | End::Stopped(Stop::NotOurs | Stop::Cancelled | Stop::PoolDeleted) => {
                 self.stopped_build(&job, &reference, &log).await
             }
             End::Built(Err(error)) if matches!(error.kind, ErrorKind::DaemonLost | ErrorKind::Cancelled) => {
@@ -104,9 +104,10 @@ impl<B: Builder> Workshop<B> {
             }
             End::Impossible(failure) => Outcome::Failed(failure),
             // The end of the build came before the stop.
-            End::TimedOut { .. } | End::Stopped(Stop::Cancelled) if success.is_some() => success?,
+            End::TimedOut { .. } | End::Stopped(Stop::Cancelled | Stop::PoolDeleted) if success.is_some() => success?,
             End::TimedOut { limit, field, step } => outcome::timed_out(limit, &field, step),
             End::Stopped(Stop::Cancelled) => Outcome::Cancelled,
+            End::Stopped(Stop::PoolDeleted) => Outcome::PoolDeleted(self.me.pool.clone()),
             End::Stopped(Stop::NotOurs) => {
                 log.line(format_args!("stopped: the job was deleted or taken from {}", self.me.pod.pod));
                 return Some(attempt);
@@ -200,10 +201,10 @@ impl<B: Builder> Workshop<B> {
 
     /// What a build may use now; its problems go into the pool's status.
     pub fn access(&self) -> Access {
-        let (access, warnings) = self.mounted.load();
+        let (access, problems) = self.mounted.load();
         self.report.send_if_modified(|report| {
-            let news = report.warnings != warnings;
-            report.warnings = warnings;
+            let news = report.problems != problems;
+            report.problems = problems;
             news
         });
         access

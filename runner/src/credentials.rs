@@ -24,7 +24,16 @@ pub struct Mounted {
 struct Last {
     read: Option<Files>,
     access: Access,
-    warnings: Vec<String>,
+    problems: Problems,
+}
+
+/// What is wrong with what is mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    /// Secrets that do not exist, or have no key `.dockerconfigjson`.
+    pub missing_secrets: Vec<String>,
+    /// Everything, in words.
+    pub warnings: Vec<String>,
 }
 
 /// Contents in the order of the configuration; `None` for a file that cannot be read.
@@ -48,7 +57,7 @@ impl Mounted {
 
     /// What a build may use now, and what is wrong with it. The files are small and in memory (tmpfs), so reading them
     /// here does not block in any way that matters.
-    pub fn load(&self) -> (Access, Vec<String>) {
+    pub fn load(&self) -> (Access, Problems) {
         let files = self.read();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.read.as_ref() != Some(&files) {
@@ -65,10 +74,13 @@ impl Mounted {
                 tracing::warn!("credentials: {warning}");
             }
             warnings.truncate(WARNINGS_MAX);
-            last.warnings = warnings.iter().map(|warning| truncate(warning, WARNING_MAX)).collect();
+            last.problems = Problems {
+                missing_secrets: self.missing(&files),
+                warnings: warnings.iter().map(|warning| truncate(warning, WARNING_MAX)).collect(),
+            };
             last.read = Some(files);
         }
-        (last.access.clone(), last.warnings.clone())
+        (last.access.clone(), last.problems.clone())
     }
 
     fn read(&self) -> Files {
@@ -77,6 +89,11 @@ impl Mounted {
             credentials: self.config.credentials.iter().map(|credential| read(&credential.path)).collect(),
             authorities: self.config.registries.iter().map(|registry| read(&registry.path)).collect(),
         }
+    }
+
+    fn missing(&self, files: &Files) -> Vec<String> {
+        let mounted = self.config.credentials.iter().zip(&files.credentials);
+        mounted.filter(|(_, content)| content.is_none()).map(|(mounted, _)| mounted.secret.clone()).collect()
     }
 
     fn credentials(&self, files: &Files, warnings: &mut Vec<String>) -> Credentials {
@@ -132,10 +149,11 @@ mod tests {
     fn a_secret_that_appears_or_changes_is_used_by_the_next_build() {
         let dir = tempfile::tempdir().unwrap();
         let mounted = mounted(dir.path());
-        let (access, warnings) = mounted.load();
+        let (access, problems) = mounted.load();
         assert!(access.credentials.is_empty());
+        assert_eq!(problems.missing_secrets, ["robot", "other"]);
         assert_eq!(
-            warnings,
+            problems.warnings,
             [
                 "Secret robot does not exist or has no key .dockerconfigjson",
                 "Secret other does not exist or has no key .dockerconfigjson",
@@ -144,9 +162,9 @@ mod tests {
         );
         std::fs::write(dir.path().join("robot.json"), r#"{"auths":{"r.test":{"username":"u","password":"p"}}}"#)
             .unwrap();
-        let (access, warnings) = mounted.load();
+        let (access, problems) = mounted.load();
         assert_eq!(sources(&access), ["r.test of Secret robot"]);
-        assert_eq!(warnings.len(), 2);
+        assert_eq!((problems.warnings.len(), problems.missing_secrets), (2, vec!["other".to_owned()]));
         std::fs::write(dir.path().join("robot.json"), r#"{"auths":{"s.test":{"username":"u","password":"p"}}}"#)
             .unwrap();
         assert_eq!(sources(&mounted.load().0), ["s.test of Secret robot"]);
@@ -163,7 +181,7 @@ mod tests {
         let third = mounted.load().0;
         assert!(!Arc::ptr_eq(&second.credentials, &third.credentials) && Arc::ptr_eq(&second.trust, &third.trust));
         std::fs::write(dir.path().join("ca.crt"), "no certificate").unwrap();
-        let (fourth, warnings) = mounted.load();
+        let (fourth, Problems { warnings, .. }) = mounted.load();
         assert!(!Arc::ptr_eq(&third.trust, &fourth.trust));
         assert!(warnings.iter().any(|warning| warning.contains("r.test")), "{warnings:?}");
     }
@@ -173,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("robot.json"), r#"{"auths":{"r.test":{"auth":"geheim"}}}"#).unwrap();
         let mounted = mounted(dir.path());
-        let warnings = mounted.load().1.join("\n");
+        let warnings = mounted.load().1.warnings.join("\n");
         assert!(warnings.contains("Secret robot") && !warnings.contains("geheim"), "{warnings}");
         assert!(!format!("{mounted:?}").contains("geheim"));
     }

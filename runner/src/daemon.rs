@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use buildpools_buildkit::{Access, Build, BuildError, BuildResult, Daemon, Event as Progress, HistoryRecord};
+use buildpools_crds::buildkit::{self, Support};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -101,6 +102,18 @@ pub async fn watch(
             match &answer {
                 Ok(about) => tracing::info!(version = about.version, snapshotter = about.snapshotter, "daemon answers"),
                 Err(error) => tracing::warn!("daemon: {error}"),
+            }
+            if let Ok(about) = &answer {
+                // Before it is said that the daemon answers: nothing is to be started by one that is too old.
+                let supported = buildkit::support(&about.version) != Support::TooOld;
+                if !supported {
+                    tracing::error!(
+                        version = about.version,
+                        minimum = %buildkit::MINIMUM,
+                        "this BuildKit is too old: the member takes no builds; correct spec.buildkit.image of the pool"
+                    );
+                }
+                let _ = events.send(Event::Supported(supported));
             }
             on_change(answer.as_ref().ok());
             let _ = events.send(Event::Daemon(answer.is_ok()));

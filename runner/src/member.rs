@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::Identity;
 use crate::api::{ApiServer, Backoff};
+use crate::credentials::Problems;
 
 /// How long a changed number of builds may stay untold.
 const BUILDS_AFTER: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ pub struct Report {
     /// Builds that run.
     pub builds: usize,
     /// Problems with the mounted credentials and certificates.
-    pub warnings: Vec<String>,
+    pub problems: Problems,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +95,10 @@ fn entry(me: &Identity, report: &Report) -> Value {
         version: report.version.clone(),
         snapshotter: report.snapshotter.clone(),
         builds: i32::try_from(report.builds).unwrap_or(i32::MAX),
-        warnings: report.warnings.clone(),
+        missing_secrets: report.problems.missing_secrets.clone(),
+        warnings: report.problems.warnings.clone(),
+        // The operator's.
+        phase: None,
     };
     json!({
         "apiVersion": BuildPool::api_version(&()),
@@ -110,12 +114,18 @@ mod tests {
     use buildpools_crds::lifecycle::Member;
 
     fn report(builds: usize) -> Report {
-        Report { version: Some("v0.33.1".into()), snapshotter: Some("overlayfs".into()), builds, warnings: vec![] }
+        Report {
+            version: Some("v0.33.1".into()),
+            snapshotter: Some("overlayfs".into()),
+            builds,
+            problems: Problems::default(),
+        }
     }
 
     #[test]
     fn what_is_urgent() {
-        let warned = Report { warnings: vec!["w".into()], ..report(1) };
+        let problems = Problems { warnings: vec!["w".into()], ..Problems::default() };
+        let warned = Report { problems, ..report(1) };
         for (written, now, expected) in [
             (None, Report::default(), Urgency::Nothing),
             (None, report(0), Urgency::Now),

@@ -85,7 +85,7 @@ pub fn failure(reason: FailureReason, message: &str) -> Failure {
 /// The same outcome with as little as it can have, for an API server that refuses the whole.
 pub fn reduced(outcome: &Outcome) -> Outcome {
     match outcome {
-        Outcome::Succeeded(_) | Outcome::Cancelled => outcome.clone(),
+        Outcome::Succeeded(_) | Outcome::Cancelled | Outcome::PoolDeleted(_) => outcome.clone(),
         Outcome::Failed(full) => {
             let plain: String = full.message.chars().filter(|c| !c.is_control()).collect();
             Outcome::Failed(failure(full.reason, &truncate(&plain, 256)))
@@ -103,6 +103,7 @@ pub fn line(outcome: &Outcome, took: Duration) -> String {
             None => format!("succeeded: {} (not pushed) in {seconds:.1} s", image.digest),
         },
         Outcome::Cancelled => format!("cancelled after {seconds:.1} s"),
+        Outcome::PoolDeleted(pool) => format!("cancelled after {seconds:.1} s: BuildPool {pool} is deleted"),
         Outcome::Failed(failure) => {
             let message = failure.message.lines().collect::<Vec<_>>().join(" ");
             format!("failed: {}: {message}", failure.reason.as_str())

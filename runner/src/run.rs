@@ -24,9 +24,13 @@ use crate::probe::Probe;
 use crate::supervisor::Supervisor;
 use crate::watch::{self as watches, PoolSettings};
 
-/// How often the API server is asked for something small (see [`ApiServer::touch`]) and the credentials are looked at.
-/// Less than the 90 s after which the API server closes an idle connection.
+/// How often the API server is asked for something small (see [`ApiServer::touch`]). Less than the 90 s after which the
+/// API server closes an idle connection.
 const TOUCH_EVERY: Duration = Duration::from_secs(45);
+
+/// How often the mounted files are looked at between builds, so that the pool says soon what is wrong with them. A few
+/// small files in memory.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Takes jobs until SIGTERM, then finishes those that run.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -92,6 +96,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(watches::jobs(api.clone(), me.clone(), events.clone(), move || lock(&synced).watching(true)));
     tasks.spawn(member::publish(api.clone(), me.clone(), reports));
     tasks.spawn(touch(workshop.clone()));
+    tasks.spawn(look_at_credentials(workshop.clone()));
     tasks.spawn(drain_at(terminate, events.clone(), probe.clone()));
     tasks.spawn(watch_daemon(daemon, doubt, workshop.clone(), probe, stop.clone()));
 
@@ -117,6 +122,12 @@ async fn touch<B: Builder>(workshop: Arc<Workshop<B>>) {
         if let Err(refusal) = workshop.api.touch().await {
             tracing::debug!("the API server: {refusal}");
         }
+    }
+}
+
+async fn look_at_credentials<B: Builder>(workshop: Arc<Workshop<B>>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
         workshop.access();
     }
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::v1alpha1::{BuildJob, BuildPool, JobDefaults, std_duration};
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool, JobDefaults, WhenDeleted, std_duration};
 use buildpools_crds::watch::watch as watch_api;
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
@@ -77,9 +77,15 @@ pub async fn pool(
     let config = watcher::Config::default().fields(&format!("metadata.name={}", me.pool));
     let mut stream = pin!(watch_api(api.guarded::<BuildPool>(), config));
     let mut told = None;
+    let mut cancelled = false;
     while let Some(event) = stream.next().await {
         match event {
             Ok(Watched::Apply(DeserializeGuard(Ok(pool))) | Watched::InitApply(DeserializeGuard(Ok(pool)))) => {
+                if !cancelled && cancels_builds(&pool) {
+                    cancelled = true;
+                    tracing::warn!("the pool is deleted, with whenDeleted: Cancel: its builds are stopped");
+                    let _ = events.send(Event::PoolDeleted);
+                }
                 let now = PoolSettings::of(&pool);
                 if told.as_ref() != Some(&now) {
                     tracing::info!(slots = now.slots, max_build_duration = ?now.max_build_duration, "pool");
@@ -103,6 +109,11 @@ pub async fn pool(
             Err(error) => tracing::warn!("watching the pool: {}", describe(&error)),
         }
     }
+}
+
+/// Whether the pool is on its way out and its builds are to be cancelled.
+fn cancels_builds(pool: &BuildPool) -> bool {
+    pool.metadata.deletion_timestamp.is_some() && pool.spec.when_deleted == WhenDeleted::Cancel
 }
 
 /// Which jobs the watch has shown, to notice by a new list what left while it was away.

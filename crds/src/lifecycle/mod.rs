@@ -93,6 +93,8 @@ pub enum Outcome {
     Failed(Failure),
     /// The build was stopped because the job is to be cancelled.
     Cancelled,
+    /// The build was stopped because the pool of this name is deleted, which cancels its builds.
+    PoolDeleted(String),
 }
 
 /// Why a job waits.
@@ -246,7 +248,7 @@ pub fn finish(
         let (result, message) = match outcome {
             Outcome::Succeeded(_) => ("Succeeded", None),
             Outcome::Failed(failure) => (failure.reason.as_str(), Some(conditions::truncate(&failure.message, 1024))),
-            Outcome::Cancelled => (FailureReason::Cancelled.as_str(), None),
+            Outcome::Cancelled | Outcome::PoolDeleted(_) => (FailureReason::Cancelled.as_str(), None),
         };
         attempt.result = Some(result.to_owned());
         attempt.message = message;
@@ -262,6 +264,11 @@ pub fn finish(
             conditions_at_end(&mut next, COMPLETE, "Succeeded", &message, now);
         }
         Outcome::Cancelled => stop(&mut next, "the build was stopped", now),
+        Outcome::PoolDeleted(pool) => {
+            let message =
+                format!("the build was stopped because BuildPool {pool} is deleted, with whenDeleted: Cancel");
+            cancelled(&mut next, &message, now);
+        }
         Outcome::Failed(failure) if failure.reason.is_infrastructure() && policy.cancel => {
             stop(&mut next, &format!("the build was lost: {}", failure.message), now);
         }
@@ -357,9 +364,12 @@ pub fn wait(status: &BuildJobStatus, waiting: &Waiting<'_>, now: Timestamp) -> O
 }
 
 fn stop(status: &mut BuildJobStatus, message: &str, now: Timestamp) {
+    cancelled(status, &format!("cancelled by spec.cancel: {message}"), now);
+}
+
+fn cancelled(status: &mut BuildJobStatus, message: &str, now: Timestamp) {
     status.phase = JobPhase::Cancelled;
-    let message = format!("cancelled by spec.cancel: {message}");
-    end(status, &failure(FailureReason::Cancelled, &message), now);
+    end(status, &failure(FailureReason::Cancelled, message), now);
 }
 
 /// A failure with nothing but its reason and message.

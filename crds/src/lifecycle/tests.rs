@@ -146,6 +146,15 @@ fn a_build_that_was_stopped_or_lost_under_a_cancellation_is_cancelled() {
 }
 
 #[test]
+fn a_build_that_its_deleted_pool_has_stopped_says_so() {
+    let done = finish(&running(), "pod-1", &Outcome::PoolDeleted("main".into()), Policy::default(), now()).unwrap();
+    assert_eq!((done.phase, done.attempts[0].result.as_deref()), (JobPhase::Cancelled, Some("Cancelled")));
+    let failure = done.failure.unwrap();
+    assert_eq!(failure.reason, FailureReason::Cancelled);
+    assert_eq!(failure.message, "the build was stopped because BuildPool main is deleted, with whenDeleted: Cancel");
+}
+
+#[test]
 fn the_specs_say_how_often_a_lost_build_is_begun_again() {
     let defaults = JobDefaults { infra_retries: Some(1), ..JobDefaults::default() };
     let mut spec = BuildJobSpec::default();

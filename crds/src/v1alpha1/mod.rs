@@ -4,10 +4,12 @@ mod job;
 mod job_status;
 mod pod;
 mod pool;
+mod pool_change;
 mod shared;
 
 pub use job::*;
 pub use job_status::*;
 pub use pod::*;
 pub use pool::*;
+pub use pool_change::*;
 pub use shared::*;

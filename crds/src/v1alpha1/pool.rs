@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pod::PodSettings;
+use super::pool_change::{MemberPhase, PoolUpgrade, WhenDeleted};
 use super::shared::{
     LocalReference, bytes_schema, conditions_schema, duration_schema, half_life_schema, ttl_schema, wait_schema,
 };
@@ -29,9 +30,10 @@ use super::shared::{
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name must have at most 40 characters, begin with a letter and hold only lower-case letters, digits and '-', because pods and Services are named after the pool"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether the pool takes builds"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", description = "Why"),
-    printcolumn(name = "Members", type_ = "integer", json_path = ".status.readyMembers", description = "Members that are ready"),
-    printcolumn(name = "Desired", type_ = "integer", json_path = ".spec.scaling.minMembers", description = "Members that should run", priority = "1"),
-    printcolumn(name = "Cache", type_ = "string", json_path = ".spec.cache.size", description = "Cache volume of a member", priority = "1"),
+    printcolumn(name = "Members", type_ = "string", json_path = ".status.memberSummary", description = "Members that are ready, of those that should run"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Version of BuildKit"),
+    printcolumn(name = "Cache", type_ = "string", json_path = ".spec.cache.size", description = "Cache volume of a member"),
+    printcolumn(name = "Upgrading", type_ = "string", json_path = ".status.conditions[?(@.type==\"Upgrading\")].reason", description = "How far the replacement of members is", priority = "1"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +58,17 @@ pub struct BuildPoolSpec {
     #[serde(default = "default_max_build_duration")]
     #[schemars(schema_with = "duration_schema")]
     pub max_build_duration: Duration,
+
+    /// Time that a member gets to finish its builds when it is to be replaced, until condition `Upgrading` says which
+    /// builds hold the replacement up. No build is ended by it. No limit when absent: builds end after
+    /// `maxBuildDuration` at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "duration_schema")]
+    pub drain_timeout: Option<Duration>,
+
+    /// What becomes of the running builds when the pool is deleted. May be changed while the deletion waits for them.
+    #[serde(default)]
+    pub when_deleted: WhenDeleted,
 
     /// How the jobs that wait share the pool. Without it they are one group: first in, first out within a priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,6 +121,8 @@ impl Default for BuildPoolSpec {
             profile: PoolProfile::default(),
             scaling: Scaling::default(),
             max_build_duration: default_max_build_duration(),
+            drain_timeout: None,
+            when_deleted: WhenDeleted::default(),
             fair_share: None,
             job_defaults: JobDefaults::default(),
             successful_jobs_history_limit: None,
@@ -303,7 +318,8 @@ pub struct BuildPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Condition `Ready`.
+    /// `Ready`, `Upgrading`, `CredentialsReady`, `BuildKitUpToDate`; for kstatus `Reconciling` and `Stalled`, which are
+    /// there only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -312,14 +328,28 @@ pub struct BuildPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_members: Option<i32>,
 
-    /// What each member says of itself. A runner writes its own entry and no other.
+    /// Members that are ready, of those that should run: `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub member_summary: Option<String>,
+
+    /// Version of the members' BuildKit; the lowest if they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub version: Option<String>,
+
+    /// How far the replacement of members is that run an older form of the pool; absent when none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<PoolUpgrade>,
+
+    /// The members. A runner writes its own entry and no other; the operator writes their phases.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["uid".into()]))]
     pub members: Vec<PoolMember>,
 }
 
-/// What a member says of itself.
+/// A member: what its runner says of it, and its phase.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolMember {
@@ -330,6 +360,10 @@ pub struct PoolMember {
     /// Name of the member's pod.
     #[schemars(length(max = 253))]
     pub pod: String,
+
+    /// Where the member is in its life. Written by the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<MemberPhase>,
 
     /// Version of the daemon, as it reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -344,6 +378,11 @@ pub struct PoolMember {
     /// Builds that run now.
     #[serde(default)]
     pub builds: i32,
+
+    /// Secrets of `spec.credentials` that do not exist, or have no key `.dockerconfigjson`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 253)))]
+    pub missing_secrets: Vec<String>,
 
     /// Problems with the mounted credentials: which Secret, which entry, what is wrong. Never a credential.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -108,7 +108,7 @@ pub(crate) fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = generator.subschema_for::<Vec<Condition>>();
     schema.insert("x-kubernetes-list-type".into(), "map".into());
     schema.insert("x-kubernetes-list-map-keys".into(), serde_json::json!(["type"]));
-    schema.insert("maxItems".into(), 8.into());
+    schema.insert("maxItems".into(), 16.into());
     if let Some(items) = schema.get_mut("items") {
         for (field, max) in [("type", 316), ("status", 16), ("reason", 1024), ("message", 32768)] {
             items["properties"][field]["maxLength"] = max.into();

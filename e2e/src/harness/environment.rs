@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Output;
 
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::Client;
+use kube::api::{Api, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 
 use crate::cluster::ClusterInfo;
@@ -44,6 +46,17 @@ impl Environment {
         let mut config = config_for(&self.cluster.kubeconfig).await?;
         config.auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
         Ok(Client::try_from(config)?)
+    }
+
+    /// A client with the identity of the operator.
+    ///
+    /// # Errors
+    /// When the API gives no token.
+    pub async fn as_operator(&self) -> anyhow::Result<Client> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), "buildpools-system");
+        let request = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
+        let answer = accounts.create_token_request("buildpools-operator", &PostParams::default(), &request).await?;
+        self.client_with_token(&answer.status.context("token")?.token).await
     }
 
     /// Runs kubectl against the cluster.

@@ -21,4 +21,4 @@ pub mod wait;
 
 pub use builders::{JobBuilder, PoolBuilder};
 pub use environment::Environment;
-pub use tenant::{BASE, Tenant};
+pub use tenant::{BASE, LOGIN, Tenant};

@@ -30,7 +30,7 @@ pub enum Scenario {
     PoolCreated,
     /// A pool is created where an object of a name that it needs belongs to somebody else.
     ForeignObject,
-    /// A pool gets another member and another limit.
+    /// A pool gets another member and another limit, for which the member that it has is replaced.
     PoolChanged,
     /// A pool is deleted.
     PoolDeleted,
@@ -187,9 +187,12 @@ async fn pool_ready(world: &World, members: usize) -> Result<()> {
 fn ready(log: &Log, members: usize) -> bool {
     let Some(pool) = log.get("buildpools", "main") else { return false };
     let status = &pool["status"];
+    let told = |member: &Value| !member["version"].is_null();
     status["readyMembers"] == json!(members)
-        && status["members"].as_array().is_some_and(|list| list.len() == members)
+        && status["members"].as_array().is_some_and(|list| list.len() == members && list.iter().all(told))
         && has_condition(log, |ready| ready["status"] == "True")
+        && status["upgrade"].is_null()
+        && status["observedGeneration"] == pool["metadata"]["generation"]
 }
 
 /// Whether the pool's condition Ready is like this.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use buildpools_crds::buildkit::{self, Support};
 use buildpools_crds::v1alpha1::{BuildPool, BuildPoolSpec, FailureReason, std_duration};
 use buildpools_crds::{labels, names};
 use jiff::Timestamp;
@@ -42,6 +43,37 @@ pub struct Pool {
     pub infra_retries: Option<usize>,
     /// How waiting jobs share it.
     pub fair_share: Option<FairShare>,
+    /// Members that get no builds, by pod UID.
+    pub closed: BTreeMap<String, Closed>,
+}
+
+/// Why a member gets no builds although its pod and its node are well. Said in the pool's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// It is to be replaced (`status.upgrade.draining`).
+    Draining,
+    /// Its daemon reports a version that is too old.
+    TooOld(String),
+}
+
+impl Closed {
+    /// One word for it.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Draining => "MemberDraining",
+            Self::TooOld(_) => "MemberUnsupported",
+        }
+    }
+
+    fn of(pool: &BuildPool) -> BTreeMap<String, Self> {
+        let Some(status) = &pool.status else { return BTreeMap::new() };
+        let old = status.members.iter().filter_map(|member| {
+            let version = member.version.as_deref().filter(|version| buildkit::support(version) == Support::TooOld)?;
+            Some((member.uid.clone(), Self::TooOld(version.to_owned())))
+        });
+        let draining = status.upgrade.iter().filter_map(|upgrade| upgrade.draining.as_ref());
+        old.chain(draining.map(|draining| (draining.uid.clone(), Self::Draining))).collect()
+    }
 }
 
 /// How waiting jobs share a pool.
@@ -78,6 +110,7 @@ impl Pool {
                 weights: share.weights.clone(),
                 half_life: std_duration(share.half_life),
             }),
+            closed: Closed::of(pool),
         }
     }
 }
@@ -103,6 +136,8 @@ pub struct Member {
     pub node: String,
     /// How that stands.
     pub standing: Standing,
+    /// Why the pool gives it no builds.
+    pub closed: Option<Closed>,
     /// When its daemon was killed last for its use of memory.
     pub daemon_out_of_memory: Option<Timestamp>,
 }
@@ -147,6 +182,7 @@ impl Member {
             deleted: false,
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
             standing: Standing::default(),
+            closed: None,
             daemon_out_of_memory: status.and_then(daemon_out_of_memory),
             pod: name,
         };
@@ -155,7 +191,7 @@ impl Member {
 
     /// Whether builds may be bound to it.
     pub fn takes_builds(&self) -> bool {
-        !self.leaving && self.gone.is_none() && self.standing == Standing::Fine
+        !self.leaving && self.gone.is_none() && self.standing == Standing::Fine && self.closed.is_none()
     }
 
     /// The member as it was seen last, now that its object is gone.
@@ -226,9 +262,10 @@ fn cause(pod: &Pod) -> Gone {
         Some("DeletionByPodGC" | "NodeLost") => {
             Gone { reason: FailureReason::NodeLost, message: format!("node {node} of pod {name} is gone{detail}") }
         }
-        Some(word) => {
-            Gone { reason: FailureReason::PodEvicted, message: format!("pod {name} was ended ({word}){detail}") }
-        }
+        Some(word) => Gone {
+            reason: FailureReason::PodEvicted,
+            message: format!("pod {name} was {} ({word}){detail}", ended_by(word)),
+        },
         None if pod.metadata.deletion_timestamp.is_some() => {
             Gone { reason: FailureReason::PodEvicted, message: format!("pod {name} was deleted during the build") }
         }
@@ -237,6 +274,19 @@ fn cause(pod: &Pod) -> Gone {
             message: format!("all containers of pod {name} ended during the build"),
         },
         None => Gone::absent(&name),
+    }
+}
+
+/// What a reason of `DisruptionTarget`, or of a pod that was ended, means.
+fn ended_by(word: &str) -> &'static str {
+    match word {
+        "EvictionByEvictionAPI" => "evicted, as by kubectl drain",
+        "PreemptionByScheduler" => "preempted by a pod of higher priority",
+        "DeletionByTaintManager" => "deleted because of a taint of its node",
+        "TerminationByKubelet" | "Evicted" | "Preempting" => {
+            "ended by its node, which is short of resources or shuts down"
+        }
+        _ => "ended",
     }
 }
 
@@ -313,17 +363,38 @@ mod tests {
                     json!([{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"}]);
             })
         };
-        for (pod, reason, text) in [
+        let status = |reason: &'static str| pod(move |pod| pod["status"]["reason"] = json!(reason));
+        let ends = vec![
             (disrupted("DeletionByPodGC"), FailureReason::NodeLost, "node n of pod main-10 is gone: m"),
-            (disrupted("EvictionByEvictionAPI"), FailureReason::PodEvicted, "was ended (EvictionByEvictionAPI): m"),
-            (pod(|pod| pod["status"]["reason"] = json!("Evicted")), FailureReason::PodEvicted, "was ended (Evicted)"),
+            (
+                disrupted("EvictionByEvictionAPI"),
+                FailureReason::PodEvicted,
+                "was evicted, as by kubectl drain (EvictionByEvictionAPI): m",
+            ),
+            (
+                disrupted("PreemptionByScheduler"),
+                FailureReason::PodEvicted,
+                "was preempted by a pod of higher priority (PreemptionByScheduler): m",
+            ),
+            (
+                disrupted("TerminationByKubelet"),
+                FailureReason::PodEvicted,
+                "was ended by its node, which is short of resources or shuts down (TerminationByKubelet): m",
+            ),
+            (
+                status("Evicted"),
+                FailureReason::PodEvicted,
+                "was ended by its node, which is short of resources or shuts down (Evicted)",
+            ),
+            (status("Other"), FailureReason::PodEvicted, "was ended (Other)"),
             (
                 pod(|pod| pod["status"]["containerStatuses"] = json!([ended(1)])),
                 FailureReason::RunnerLost,
                 "all containers of pod main-10 ended",
             ),
             (pod(|_| {}), FailureReason::PodEvicted, "does not exist any more"),
-        ] {
+        ];
+        for (pod, reason, text) in ends {
             let (_, member) = Member::last_of(&pod).unwrap();
             let gone = member.gone.unwrap();
             assert!(gone.reason == reason && gone.message.contains(text), "{gone:?}");

@@ -3,23 +3,26 @@
 //! Plain reads, no cache: a reconcile sees what is there now, the operator keeps none of it in memory, and a pool at rest
 //! is looked at once an hour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use buildpools_crds::v1alpha1::BuildPool;
+use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_crds::{labels, names};
 use futures::future::{try_join, try_join_all, try_join4};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams};
+use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
 use super::members;
+use crate::dispatch::nodes::Standing;
 use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::owner;
 
@@ -30,13 +33,31 @@ pub struct DereferenceError {
     /// What was to be read.
     pub what: String,
     /// Why not.
-    pub source: CallError,
+    pub source: ReadError,
+}
+
+/// Why a read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The call did.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// What was read is not understood: another version of buildpools has written it.
+    #[error("it is not understood: {0}")]
+    Invalid(String),
 }
 
 impl DereferenceError {
     /// A word for logs and metrics.
     pub fn category(&self) -> &'static str {
-        self.source.category()
+        match &self.source {
+            ReadError::Call(error) => error.category(),
+            ReadError::Invalid(_) => "Invalid",
+        }
+    }
+
+    fn unreadable(name: &str, invalid: &InvalidObject) -> Self {
+        Self { what: format!("BuildPool {name}"), source: ReadError::Invalid(invalid.error.clone()) }
     }
 }
 
@@ -55,6 +76,21 @@ pub struct Observed {
     pub claims: Vec<PersistentVolumeClaim>,
     /// Events of the StatefulSet, when pods are missing, and of members that have a node and do not start there.
     pub events: Vec<Event>,
+    /// Names of the jobs that are assigned to the member which is marked for replacement, read after its mark.
+    pub assigned: Vec<String>,
+    /// Nodes of members that are not ready, of which nothing is heard.
+    pub unreachable_nodes: BTreeSet<String>,
+}
+
+/// A pool as it was found.
+#[derive(Debug)]
+pub enum Found {
+    /// There is none.
+    Gone,
+    /// It is being deleted.
+    Leaving(Box<DeserializeGuard<BuildPool>>),
+    /// It is there, with all that it refers to.
+    There(Box<Observed>),
 }
 
 /// Objects of the names that the pool needs.
@@ -84,20 +120,19 @@ impl Observed {
     }
 }
 
-/// Reads the pool and all that it refers to. `None` when the pool is gone or going.
+/// Reads the pool and all that it refers to.
 ///
 /// # Errors
 /// When a read fails for another reason than that the object is not there.
-pub async fn dereference(
-    client: &Client,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<Box<Observed>>, DereferenceError> {
+pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result<Found, DereferenceError> {
     let read = Reader { client, namespace };
-    // The pool before its pods: an entry of status.members whose pod is not in the list is then truly an old one.
-    let Some(pool) = read.get::<BuildPool>(name).await?.filter(|pool| pool.metadata.deletion_timestamp.is_none())
-    else {
-        return Ok(None);
+    // The pool before its pods and jobs: an entry of status.members whose pod is not in the list is then truly an old one,
+    // and a job that was bound before a mark is seen.
+    let pool = match read.guarded::<BuildPool>(name).await? {
+        None => return Ok(Found::Gone),
+        // Also one whose spec is not understood: nothing but its metadata is needed to let it go.
+        Some(pool) if pool.meta().deletion_timestamp.is_some() => return Ok(Found::Leaving(Box::new(pool))),
+        Some(pool) => pool.0.map_err(|invalid| DereferenceError::unreadable(name, &invalid))?,
     };
     let runner = names::runner(name);
     let (service, config_map, network_policy) =
@@ -126,7 +161,30 @@ pub async fn dereference(
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
     observed.events = read.events(&observed).await?;
-    Ok(Some(observed))
+    observed.assigned = read.assigned_to_marked(&observed.pool).await?;
+    observed.unreachable_nodes = read.unreachable_nodes(&observed).await?;
+    Ok(Found::There(observed))
+}
+
+/// Names of the jobs that are assigned to the pod with this UID, Bound or Running, by the API server's own word.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn assigned(client: &Client, namespace: &str, uid: &str) -> Result<Vec<String>, DereferenceError> {
+    let jobs: Api<BuildJob> = Api::namespaced(client.clone(), namespace);
+    let selector = ListParams::default().fields(&format!("status.assignedTo={uid}"));
+    match call(jobs.list_metadata(&selector)).await {
+        Ok(list) => Ok(list.items.iter().map(kube::ResourceExt::name_any).collect()),
+        Err(source) => Err(DereferenceError { what: "the jobs of a member".to_owned(), source: source.into() }),
+    }
+}
+
+fn doubtful_node(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let mut containers = status.container_statuses.iter().flatten().peekable();
+    let running = containers.peek().is_some() && containers.all(|container| container.ready);
+    let node = pod.spec.as_ref()?.node_name.as_deref()?;
+    (running && !members::is_ready(pod)).then_some(node)
 }
 
 struct Reader<'a> {
@@ -145,14 +203,49 @@ impl Reader<'_> {
     {
         let api = self.api::<K>();
         let found = Box::pin(call::get(api.get(name))).await;
-        found.map_err(|source| DereferenceError { what: format!("{} {name}", K::kind(&())), source })
+        found.map_err(|source| DereferenceError { what: format!("{} {name}", K::kind(&())), source: source.into() })
+    }
+
+    /// An object that is there, whether or not it is understood.
+    async fn guarded<K>(&self, name: &str) -> Result<Option<DeserializeGuard<K>>, DereferenceError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api = Api::<DeserializeGuard<K>>::namespaced(self.client.clone(), self.namespace);
+        let found = Box::pin(call::get(api.get(name))).await;
+        found.map_err(|source| DereferenceError { what: format!("{} {name}", K::kind(&())), source: source.into() })
+    }
+
+    /// Jobs that are assigned to the member that is marked for replacement. The mark was in the pool that was read before.
+    async fn assigned_to_marked(&self, pool: &BuildPool) -> Result<Vec<String>, DereferenceError> {
+        let upgrade = pool.status.as_ref().and_then(|status| status.upgrade.as_ref());
+        match upgrade.and_then(|upgrade| upgrade.draining.as_ref()) {
+            Some(marked) => assigned(self.client, self.namespace, &marked.uid).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The kubelet has said that all containers are ready and somebody else that the pod is not: its node may be lost.
+    async fn unreachable_nodes(&self, observed: &Observed) -> Result<BTreeSet<String>, DereferenceError> {
+        let doubtful: BTreeSet<&str> = observed.members().filter_map(doubtful_node).collect();
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let nodes = &nodes;
+        let found = try_join_all(doubtful.iter().map(|name| async move {
+            let node = call::get(nodes.get(name)).await;
+            node.map_err(|source| DereferenceError { what: format!("Node {name}"), source: source.into() })
+        }))
+        .await?;
+        let lost = |node: &Option<Node>| {
+            node.as_ref().is_none_or(|node| !matches!(Standing::of(node), Standing::Fine | Standing::Cordoned))
+        };
+        Ok(doubtful.iter().zip(found).filter(|(_, node)| lost(node)).map(|(name, _)| (*name).to_owned()).collect())
     }
 
     async fn pods(&self, pool: &str) -> Result<Vec<Pod>, DereferenceError> {
         let selector = ListParams::default().labels(&format!("{}={pool}", labels::POOL));
         match call(self.api::<Pod>().list(&selector)).await {
             Ok(list) => Ok(list.items),
-            Err(source) => Err(DereferenceError { what: "the pool's pods".to_owned(), source }),
+            Err(source) => Err(DereferenceError { what: "the pool's pods".to_owned(), source: source.into() }),
         }
     }
 
@@ -203,7 +296,7 @@ impl Reader<'_> {
         let selector = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
         match call(self.api::<Event>().list(&selector)).await {
             Ok(list) => Ok(list.items),
-            Err(source) => Err(DereferenceError { what: format!("the events of {uid}"), source }),
+            Err(source) => Err(DereferenceError { what: format!("the events of {uid}"), source: source.into() }),
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Members {
 pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: &[Event], now: Timestamp) -> Members {
     let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
     let mut pods: Vec<&Pod> = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
-    pods.sort_by_key(|pod| ordinal(pod));
+    pods.sort_by_key(|pod| by_name(&pod.name_any()));
     let mut members = Members { desired, ..Members::default() };
     for pod in &pods {
         if is_ready(pod) {
@@ -46,10 +46,9 @@ pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: 
     members
 }
 
-fn ordinal(pod: &Pod) -> (usize, String) {
-    // `main-10` comes after `main-9`.
-    let name = pod.name_any();
-    (name.len(), name)
+/// The order of pods: `main-10` comes after `main-9`.
+pub fn by_name(name: &str) -> (usize, String) {
+    (name.len(), name.to_owned())
 }
 
 fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
@@ -197,11 +196,20 @@ fn refusal(events: &[Event]) -> Option<Problem> {
 
 /// Pods of another template than the newest. Unknown until the StatefulSet's controller has seen the newest.
 fn outdated(set: &StatefulSet, pods: &[&Pod]) -> Vec<String> {
-    let Some(status) = &set.status else { return Vec::new() };
-    let Some(newest) = &status.update_revision else { return Vec::new() };
-    if status.observed_generation != set.metadata.generation {
-        return Vec::new();
-    }
-    let revision = |pod: &Pod| pod.labels().get("controller-revision-hash").cloned();
-    pods.iter().filter(|pod| revision(pod).is_some_and(|is| is != *newest)).map(|pod| pod.name_any()).collect()
+    pods.iter().filter(|pod| is_outdated(set, pod)).map(|pod| pod.name_any()).collect()
+}
+
+/// Whether the StatefulSet's controller has seen the newest template.
+pub fn knows_newest(set: &StatefulSet) -> bool {
+    newest(set).is_some()
+}
+
+/// Whether the pod is of another template than the newest, if that is known.
+pub fn is_outdated(set: &StatefulSet, pod: &Pod) -> bool {
+    newest(set).is_some_and(|newest| pod.labels().get("controller-revision-hash").is_some_and(|is| is != newest))
+}
+
+fn newest(set: &StatefulSet) -> Option<&String> {
+    let status = set.status.as_ref().filter(|status| status.observed_generation == set.metadata.generation)?;
+    status.update_revision.as_ref()
 }

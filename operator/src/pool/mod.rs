@@ -1,17 +1,25 @@
 //! Pools: makes each BuildPool's objects and says in its status how it fares.
 //!
 //! A reconcile is five steps: [`dereference`] reads, [`validate`] and [`build`] think, [`apply`] and [`status`] write.
-//! Nothing is branched on why it runs, and running it again changes nothing.
+//! Nothing is branched on why it runs, and running it again changes nothing. What a status says is told by pure functions,
+//! one for each condition: [`roster`], [`upgrade`], [`credentials`], [`buildkit`]. A pool that is being deleted goes
+//! another way: [`deletion`].
 
 pub mod apply;
 pub mod build;
 mod busy;
+pub mod buildkit;
+pub mod credentials;
+pub mod deletion;
 pub mod dereference;
+pub mod events;
 pub mod members;
 pub mod preflight;
 pub mod problem;
 pub mod reasons;
+pub mod roster;
 pub mod status;
+pub mod upgrade;
 pub mod validate;
 mod watch;
 
@@ -19,19 +27,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use buildpools_crds::conditions;
-use buildpools_crds::v1alpha1::BuildPoolStatus;
+use buildpools_crds::v1alpha1::{BuildPool, BuildPoolStatus};
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Preconditions};
+use kube::core::DeserializeGuard;
 use kube::runtime::applier;
 use kube::runtime::controller::{self, Action};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use self::apply::{ApplyError, Before};
+use self::deletion::Departure;
+use self::dereference::Found;
+use self::events::{Announcer, News};
 use self::watch::PoolMeta;
 use crate::kube_ext::backoff::{Backoff, Limits};
-use crate::runtime::metrics::Metrics;
+use crate::kube_ext::call::{CallError, call};
+use crate::runtime::metrics::{Metrics, PoolFigures};
 
 /// Pools that are looked at at the same time.
 const CONCURRENCY: u16 = 4;
@@ -45,6 +60,9 @@ const RESYNC: Duration = Duration::from_hours(1);
 /// Limits of the time after which a pool that is not ready is looked at again. What it waits for may be something that
 /// is not watched: a ConfigMap of the user's, somebody else's object, an event.
 const WAIT: Limits = Limits { first: Duration::from_secs(2), most: Duration::from_secs(30) };
+
+/// When a pool is looked at again that waits for its builds to end in order to go.
+const DELETION_LOOK: Duration = Duration::from_secs(5);
 
 /// Defaults of every pool.
 #[derive(Clone, Debug)]
@@ -74,6 +92,17 @@ pub enum PoolError {
     /// Step 5.
     #[error(transparent)]
     Status(#[from] status::StatusError),
+    /// The finalizer, and what must be done before it goes.
+    #[error(transparent)]
+    Deletion(#[from] deletion::DeletionError),
+    /// A member that is to be replaced could not be deleted.
+    #[error("cannot delete pod {pod}: {source}")]
+    Replace {
+        /// Name of the pod.
+        pod: String,
+        /// Why not.
+        source: CallError,
+    },
 }
 
 impl PoolError {
@@ -84,6 +113,8 @@ impl PoolError {
             Self::Build(error) => error.category(),
             Self::Apply(error) => error.category(),
             Self::Status(error) => error.category(),
+            Self::Deletion(error) => error.category(),
+            Self::Replace { source, .. } => source.category(),
         }
     }
 }
@@ -91,7 +122,7 @@ impl PoolError {
 /// How a reconcile ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The pool is gone or going: the garbage collector does the rest.
+    /// The pool is gone, or nothing of ours holds it: the garbage collector does the rest.
     Gone,
     /// Nothing is left to do.
     Ready,
@@ -117,7 +148,8 @@ impl Progress {
 pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, triggers) = watch::watch(&client);
     let settings = Settings { metrics: metrics.clone(), ..settings };
-    let context = Arc::new(Context { client, settings, metrics, errors: Backoff::new(ERRORS) });
+    let announcer = Announcer::new(client.clone());
+    let context = Arc::new(Context { client, settings, metrics, announcer, errors: Backoff::new(ERRORS) });
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let triggers = triggers.take_until(stop.clone().cancelled_owned());
     let passes = applier(
@@ -151,6 +183,7 @@ struct Context {
     client: Client,
     settings: Settings,
     metrics: Metrics,
+    announcer: Announcer,
     errors: Backoff<(String, String)>,
 }
 
@@ -168,7 +201,9 @@ impl Context {
             Ok(_) | Err(controller::Error::ReconcilerFailed(..)) => {}
             // An object outlived its pool for a moment.
             Err(controller::Error::ObjectNotFound(pool)) => {
-                self.errors.reset(&(pool.namespace.clone().unwrap_or_default(), pool.name.clone()));
+                let key = (pool.namespace.clone().unwrap_or_default(), pool.name.clone());
+                self.metrics.pool(&key.0, &key.1, None);
+                self.errors.reset(&key);
             }
             Err(controller::Error::QueueError(cause)) => warn!("watching is interrupted: {cause}"),
             Err(controller::Error::RunnerError(cause)) => error!("pools are not looked at any more: {cause}"),
@@ -183,16 +218,18 @@ fn key(pool: &PoolMeta) -> (String, String) {
 async fn pass(pool: Arc<PoolMeta>, context: Arc<Context>) -> Result<Action, PoolError> {
     let (namespace, name) = key(&pool);
     let span = info_span!("pool", namespace, name, generation = pool.metadata.generation);
-    let work = Box::pin(reconcile(&context.client, &context.settings, &namespace, &name, Timestamp::now()));
+    let work = Box::pin(visit(&context.client, &context.settings, &namespace, &name, Timestamp::now()));
     async {
         let begun = Instant::now();
         let done = work.await;
-        let outcome = done.as_ref().map_or_else(PoolError::category, Progress::as_str);
+        let outcome = done.as_ref().map_or_else(PoolError::category, |visit| visit.progress.as_str());
         context.metrics.reconciled(outcome, begun.elapsed());
         match done {
-            Ok(progress) => {
+            Ok(visit) => {
                 context.errors.reset(&key(&pool));
-                Ok(match progress {
+                context.metrics.pool(&namespace, &name, visit.figures);
+                context.announcer.announce(&pool.object_ref(&()), visit.news);
+                Ok(match visit.progress {
                     Progress::Gone => Action::await_change(),
                     Progress::Ready => Action::requeue(jittered(RESYNC)),
                     Progress::NotYet(after) => Action::requeue(jittered(after)),
@@ -218,6 +255,23 @@ fn jittered(delay: Duration) -> Duration {
     delay.mul_f64(1.0 - rand::random::<f64>() / 3.0)
 }
 
+/// What a pass over one pool has led to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Visit {
+    /// How it ended.
+    pub progress: Progress,
+    /// What people should be told of.
+    pub news: Vec<News>,
+    /// What is counted; `None` when the pool is gone.
+    pub figures: Option<PoolFigures>,
+}
+
+impl Visit {
+    fn gone() -> Self {
+        Self { progress: Progress::Gone, news: Vec::new(), figures: None }
+    }
+}
+
 /// One pass over one pool.
 ///
 /// # Errors
@@ -229,9 +283,26 @@ pub async fn reconcile(
     name: &str,
     now: Timestamp,
 ) -> Result<Progress, PoolError> {
-    let Some(observed) = Box::pin(dereference::dereference(client, namespace, name)).await? else {
-        return Ok(Progress::Gone);
+    Ok(visit(client, settings, namespace, name, now).await?.progress)
+}
+
+/// The same, and what is to be told of it.
+///
+/// # Errors
+/// When a call fails in a way that trying again may mend.
+pub async fn visit(
+    client: &Client,
+    settings: &Settings,
+    namespace: &str,
+    name: &str,
+    now: Timestamp,
+) -> Result<Visit, PoolError> {
+    let mut observed = match Box::pin(dereference::dereference(client, namespace, name)).await? {
+        Found::Gone => return Ok(Visit::gone()),
+        Found::Leaving(pool) => return Box::pin(leave(client, &pool, now)).await,
+        Found::There(observed) => observed,
     };
+    observed.pool = deletion::hold(client, observed.pool).await?;
     let objects = match validate::validate(&observed, settings) {
         Ok(valid) => {
             let objects = build::build(&valid)?;
@@ -240,7 +311,7 @@ pub async fn reconcile(
             match Box::pin(apply::apply(client, &valid, objects, live, before, &settings.metrics)).await {
                 Ok(set) => Ok(set),
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
-                Err(error) if apply::is_namespace_terminating(&error) => return Ok(Progress::Gone),
+                Err(error) if apply::is_namespace_terminating(&error) => return Ok(Visit::gone()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -249,15 +320,71 @@ pub async fn reconcile(
             Err(problems)
         }
     };
-    let next = status::compute(&observed, objects.as_ref().map_err(Vec::as_slice), now);
+    let objects = objects.as_ref().map_err(Vec::as_slice);
+    let next = status::compute(&observed, objects, now);
     match status::write(client, &observed.pool, &next).await {
-        Err(status::StatusError::Call(error)) if error.is_not_found() => return Ok(Progress::Gone),
+        Err(status::StatusError::Call(error)) if error.is_not_found() => return Ok(Visit::gone()),
         written => written?,
     }
-    Ok(progress(&observed.pool.status.unwrap_or_default(), &next, now))
+    let step = upgrade::of(&observed, objects, now);
+    if let Some(target) = step.as_ref().and_then(|step| step.delete.as_ref()) {
+        replace(client, namespace, target).await?;
+    }
+    let before = observed.pool.status.clone().unwrap_or_default();
+    let members = roster::roster(&observed, objects.ok(), next.upgrade.as_ref());
+    Ok(Visit {
+        progress: progress(&before, &next, step.as_ref(), now),
+        news: events::news(&before, &next),
+        figures: Some(PoolFigures {
+            members: roster::by_phase(&members),
+            upgrade_held: step.is_some_and(|step| step.is_held()),
+        }),
+    })
 }
 
-fn progress(before: &BuildPoolStatus, next: &BuildPoolStatus, now: Timestamp) -> Progress {
+/// One pass over a pool that is being deleted.
+async fn leave(client: &Client, pool: &DeserializeGuard<BuildPool>, now: Timestamp) -> Result<Visit, PoolError> {
+    let (observed, next) = match deletion::let_go(client, pool, now).await? {
+        Departure::Gone => return Ok(Visit::gone()),
+        Departure::Waits(observed, next) => (observed, next),
+    };
+    let before = observed.pool.status.clone().unwrap_or_default();
+    if let Some(next) = &next {
+        match status::write(client, &observed.pool, next).await {
+            Err(status::StatusError::Call(error)) if error.is_not_found() => return Ok(Visit::gone()),
+            written => written?,
+        }
+    }
+    let members = roster::roster(&observed, None, None);
+    Ok(Visit {
+        progress: Progress::NotYet(DELETION_LOOK),
+        news: next.map(|next| events::news(&before, &next)).unwrap_or_default(),
+        figures: Some(PoolFigures { members: roster::by_phase(&members), upgrade_held: false }),
+    })
+}
+
+/// Deletes a member that has no builds. Its runner would finish one that came since.
+async fn replace(client: &Client, namespace: &str, target: &upgrade::Target) -> Result<(), PoolError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let this = Preconditions { uid: Some(target.uid.clone()), resource_version: None };
+    let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+    match call(pods.delete(&target.pod, &params)).await {
+        Ok(_) => {
+            info!(pod = target.pod, "replaced: it runs an older form of the pool");
+            Ok(())
+        }
+        // Gone, or replaced by somebody else.
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Err(source) => Err(PoolError::Replace { pod: target.pod.clone(), source }),
+    }
+}
+
+fn progress(
+    before: &BuildPoolStatus,
+    next: &BuildPoolStatus,
+    step: Option<&upgrade::Step>,
+    now: Timestamp,
+) -> Progress {
     let Some(ready) = conditions::find(&next.conditions, conditions::READY) else {
         return Progress::NotYet(WAIT.first);
     };
@@ -265,10 +392,13 @@ fn progress(before: &BuildPoolStatus, next: &BuildPoolStatus, now: Timestamp) ->
     if known.is_none_or(|known| (&known.status, &known.reason) != (&ready.status, &ready.reason)) {
         info!(ready = ready.status, reason = ready.reason, "{}", ready.message);
     }
-    if ready.status == "True" {
-        return Progress::Ready;
-    }
+    let asked = step.and_then(|step| step.look_again);
+    let upgrading = conditions::find(&next.conditions, conditions::UPGRADING).filter(|it| it.status == "True");
+    let Some(waits) = upgrading.or_else(|| Some(ready).filter(|ready| ready.status != "True")) else {
+        return asked.map_or(Progress::Ready, Progress::NotYet);
+    };
     // The longer it has waited, the rarer.
-    let waited = Duration::try_from(now.duration_since(ready.last_transition_time.0)).unwrap_or_default();
-    Progress::NotYet((waited / 2).clamp(WAIT.first, WAIT.most))
+    let waited = Duration::try_from(now.duration_since(waits.last_transition_time.0)).unwrap_or_default();
+    let rarer = (waited / 2).clamp(WAIT.first, WAIT.most);
+    Progress::NotYet(asked.map_or(rarer, |asked| asked.min(rarer)))
 }

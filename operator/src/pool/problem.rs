@@ -122,6 +122,13 @@ pub enum Problem {
         /// How it ended, or why it does not start.
         message: String,
     },
+    /// A member's BuildKit is older than the oldest that is supported.
+    BuildKitTooOld {
+        /// Name of the pod.
+        pod: String,
+        /// What its daemon reports.
+        version: String,
+    },
 }
 
 impl Problem {
@@ -140,6 +147,7 @@ impl Problem {
             Self::ImagePull { .. } => reasons::IMAGE_PULL_FAILED,
             Self::PodMutated { .. } => reasons::POD_MUTATED,
             Self::UserNamespacesUnsupported { .. } => reasons::USER_NAMESPACES_UNSUPPORTED,
+            Self::BuildKitTooOld { .. } => reasons::BUILDKIT_TOO_OLD,
             Self::Crashing { .. } | Self::Held { .. } => reasons::MEMBER_CRASHING,
         }
     }
@@ -211,6 +219,11 @@ impl fmt::Display for Problem {
             Self::Crashing { pod, container, message } => {
                 write!(f, "container {container} of pod {pod} does not run: {message}")
             }
+            Self::BuildKitTooOld { pod, version } => write!(
+                f,
+                "BuildKit {version} of pod {pod} is older than v{minimum}, so it takes no builds: set spec.buildkit.image to an image of v{minimum} or newer",
+                minimum = buildpools_crds::buildkit::MINIMUM
+            ),
         }
     }
 }

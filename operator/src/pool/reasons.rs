@@ -1,4 +1,5 @@
-//! Why a pool is ready or not: reasons of the condition `Ready`. A closed list; `docs/errors.md` explains each.
+//! Reasons of a pool's conditions: those of `Ready` here, those of the others in modules of their own. Closed lists;
+//! `docs/errors.md` explains each.
 
 /// True: members take builds, and nothing stands in the way of any of them.
 pub const READY: &str = "Ready";
@@ -30,10 +31,77 @@ pub const MEMBER_CRASHING: &str = "MemberCrashing";
 /// Those that a pool has when all of its objects are there.
 pub const OF_MEMBERS: &[&str] = &[READY, MEMBERS_NOT_READY, UNSCHEDULABLE, IMAGE_PULL_FAILED, MEMBER_CRASHING];
 
-/// All of them.
+/// A member's BuildKit is older than the oldest that is supported.
+pub const BUILDKIT_TOO_OLD: &str = "BuildKitTooOld";
+/// The pool is being deleted, and waits for its builds to end.
+pub const DELETING: &str = "Deleting";
+
+/// Reasons of `Upgrading`.
+pub mod upgrading {
+    /// False: all members are of the newest form.
+    pub const UP_TO_DATE: &str = "UpToDate";
+    /// True: a member finishes its builds and gets no new ones.
+    pub const DRAINING: &str = "Draining";
+    /// True: a member is being stopped, or its replacement started.
+    pub const REPLACING: &str = "Replacing";
+    /// True: a member has not finished its builds within `spec.drainTimeout`.
+    pub const DRAIN_TIMEOUT: &str = "DrainTimeoutExceeded";
+    /// True: a member of the newest form does not become ready, so no other is replaced.
+    pub const REPLACEMENT_NOT_READY: &str = "ReplacementNotReady";
+    /// True: the newest form of the pool cannot be had, so no other member is replaced.
+    pub const PAUSED: &str = "Paused";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[UP_TO_DATE, DRAINING, REPLACING, DRAIN_TIMEOUT, REPLACEMENT_NOT_READY, PAUSED];
+}
+
+/// Reasons of `CredentialsReady`.
+pub mod credentials {
+    /// True: all Secrets are there and can be used.
+    pub const READY: &str = "CredentialsReady";
+    /// False: a Secret of `spec.credentials` does not exist, or has no key `.dockerconfigjson`.
+    pub const SECRET_MISSING: &str = "SecretMissing";
+    /// False: an entry of a Secret, or a certificate, cannot be used.
+    pub const ENTRY_INVALID: &str = "EntryInvalid";
+    /// Unknown: no member has looked at them yet.
+    pub const MEMBERS_NOT_READY: &str = "NotLookedAtYet";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[READY, SECRET_MISSING, ENTRY_INVALID, MEMBERS_NOT_READY];
+}
+
+/// Reasons of `BuildKitUpToDate`.
+pub mod buildkit {
+    /// True: all members run the advised version or a newer one.
+    pub const UP_TO_DATE: &str = "BuildKitUpToDate";
+    /// False: a member's version has known security advisories.
+    pub const BELOW_ADVISED: &str = "BelowAdvisedVersion";
+    /// False: a member's version is given no builds.
+    pub const TOO_OLD: &str = super::BUILDKIT_TOO_OLD;
+    /// Unknown: a member reports no version that could be compared.
+    pub const VERSION_UNKNOWN: &str = "VersionUnknown";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[UP_TO_DATE, BELOW_ADVISED, TOO_OLD, VERSION_UNKNOWN];
+}
+
+/// Reasons of `Ready` that nothing but a change by somebody ends. kstatus is told of them by condition `Stalled`.
+pub const STALLED: &[&str] = &[
+    NAME_CONFLICT,
+    CERTIFICATE_AUTHORITY_NOT_FOUND,
+    CERTIFICATE_AUTHORITY_INVALID,
+    RESOURCES_INVALID,
+    OBJECT_REFUSED,
+    POD_REFUSED,
+    BUILDKIT_TOO_OLD,
+];
+
+/// All reasons of `Ready`.
 pub const ALL: &[&str] = &[
     READY,
     MEMBERS_NOT_READY,
+    BUILDKIT_TOO_OLD,
+    DELETING,
     NAME_CONFLICT,
     CERTIFICATE_AUTHORITY_NOT_FOUND,
     CERTIFICATE_AUTHORITY_INVALID,
@@ -52,7 +120,8 @@ mod tests {
     #[test]
     fn every_reason_is_explained() {
         let catalogue = include_str!("../../../docs/errors.md");
-        for reason in super::ALL {
+        let others = [super::upgrading::ALL, super::credentials::ALL, super::buildkit::ALL];
+        for reason in others.into_iter().flatten().chain(super::ALL) {
             assert!(catalogue.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain {reason}");
         }
     }

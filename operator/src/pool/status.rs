@@ -1,7 +1,5 @@
 //! Step 5: what the pool's status says, and writing it when it changes.
 
-use std::collections::BTreeSet;
-
 use buildpools_crds::conditions::{self, Status};
 use buildpools_crds::v1alpha1::{BuildPool, BuildPoolStatus};
 use jiff::Timestamp;
@@ -13,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::dereference::Observed;
 use super::members::{self, Members};
 use super::problem::Problem;
-use super::reasons;
+use super::{buildkit, credentials, reasons, roster, upgrade};
 use crate::kube_ext::call::{CallError, call};
 
 /// Field manager of the pool's status. Another than that of the objects: an entry of `status.members` belongs to its
@@ -44,36 +42,72 @@ impl StatusError {
 /// The next status. `objects` is the StatefulSet as it was put, or what stood in the way.
 pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, now: Timestamp) -> BuildPoolStatus {
     let mut next = observed.pool.status.clone().unwrap_or_default();
+    let generation = observed.pool.metadata.generation;
+    let step = upgrade::of(observed, objects, now);
     // Members live on when the pool's newest form cannot be had.
     let set = objects.ok().or(observed.live.stateful_set.as_ref());
+    let upgrade = step.as_ref().map_or(next.upgrade.as_ref(), |step| step.upgrade.as_ref());
+    let members = roster::roster(observed, set, upgrade);
     let none = Members { desired: observed.pool.spec.scaling.min_members, ..Members::default() };
-    let found = set.map_or(none, |set| members::look(set, observed.members(), &observed.events, now));
-    let in_the_way = objects.err().unwrap_or(&found.problems);
-    let (status, reason, message) = ready(&found, in_the_way);
+    let mut found = set.map_or(none, |set| members::look(set, observed.members(), &observed.events, now));
+    let in_vain = members.iter().filter(|member| member.is_ready_in_vain()).count();
+    found.ready -= i32::try_from(in_vain).unwrap_or(0).min(found.ready);
+    found.problems.extend(buildkit::too_old(&members));
+    next.members = roster::entries(&next.members, &members);
 
-    let generation = observed.pool.metadata.generation;
-    let _ = conditions::set(&mut next.conditions, conditions::READY, status, reason, &message, generation, now);
+    let in_the_way = objects.err().unwrap_or(&found.problems);
+    let ready = ready(&found, in_the_way);
+    let upgrading = step.as_ref().map(|step| (step.status(), step.reason, step.message.clone()));
+    let mut set_condition = |type_, said: Option<(Status, &'static str, String)>| match said {
+        Some((status, reason, message)) => {
+            let _ = conditions::set(&mut next.conditions, type_, status, reason, &message, generation, now);
+        }
+        None => next.conditions.retain(|condition| condition.type_ != type_),
+    };
+    let kstatus = kstatus(&ready, upgrading.as_ref());
+    set_condition(conditions::READY, Some(ready));
+    if upgrading.is_some() {
+        set_condition(conditions::UPGRADING, upgrading);
+    }
+    set_condition(conditions::CREDENTIALS_READY, credentials::condition(&observed.pool.spec, &next.members));
+    set_condition(conditions::BUILDKIT_UP_TO_DATE, buildkit::condition(&members));
+    let (reconciling, stalled) = kstatus;
+    set_condition(conditions::RECONCILING, reconciling);
+    set_condition(conditions::STALLED, stalled);
+
+    if let Some(step) = step {
+        next.upgrade = step.upgrade;
+    }
     next.observed_generation = generation;
     next.ready_members = Some(found.ready);
-
-    // A runner cannot remove its entry when its pod is gone. One that is there keeps what its runner wrote.
-    let pods: BTreeSet<String> = observed.pods.iter().filter_map(kube::ResourceExt::uid).collect();
-    next.members.retain(|member| pods.contains(&member.uid));
+    next.member_summary = Some(format!("{}/{}", found.ready, found.desired));
+    next.version = roster::version(&members).or(next.version);
     next
 }
 
-fn ready(members: &Members, in_the_way: &[Problem]) -> (Status, &'static str, String) {
-    let Members { desired, ready, outdated, .. } = members;
-    let mut message = format!("{ready} of {desired} members are ready");
+type Said = (Status, &'static str, String);
+
+/// What kstatus reads, beside `Ready`: `Reconciling` while work goes on that ends by itself, `Stalled` when it does not.
+/// Either is there only while it is True
+/// (<https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md>).
+fn kstatus(ready: &Said, upgrading: Option<&Said>) -> (Option<Said>, Option<Said>) {
+    let (status, reason, message) = ready;
+    let stalled = reasons::STALLED.contains(reason).then(|| (Status::True, *reason, message.clone()));
+    let upgrading = upgrading.filter(|upgrading| upgrading.0 == Status::True);
+    let reconciling = match upgrading {
+        _ if stalled.is_some() => None,
+        Some((_, reason, message)) => Some((Status::True, *reason, message.clone())),
+        None => (*status != Status::True).then(|| (Status::True, *reason, message.clone())),
+    };
+    (reconciling, stalled)
+}
+
+fn ready(members: &Members, in_the_way: &[Problem]) -> Said {
+    let Members { desired, ready, .. } = members;
+    let message = format!("{ready} of {desired} members are ready");
     if let Some(first) = in_the_way.first() {
         let all: Vec<String> = in_the_way.iter().map(ToString::to_string).collect();
         return (Status::False, first.reason(), format!("{message}; {}", all.join("; ")));
-    }
-    if !outdated.is_empty() {
-        let list = outdated.join(" ");
-        message = format!(
-            "{message}; of an older form of the pool: {list}; to replace them: kubectl delete pod {list} (each finishes its builds first)"
-        );
     }
     if *ready > 0 {
         (Status::True, reasons::READY, message)
@@ -90,9 +124,12 @@ fn patch(pool: &BuildPool, next: &BuildPoolStatus) -> Result<Option<Value>, serd
     if let Value::Object(fields) = serde_json::to_value(next)? {
         changes.extend(fields.into_iter().filter(|(field, value)| before.get(field) != Some(value)));
     }
-    // An empty list is not serialised.
+    // An empty list is not serialised, nor is what is not there.
     if next.members.is_empty() && before.get("members").is_some() {
         changes.insert("members".to_owned(), json!([]));
+    }
+    if next.upgrade.is_none() && before.get("upgrade").is_some() {
+        changes.insert("upgrade".to_owned(), Value::Null);
     }
     let body = || json!({"metadata": {"resourceVersion": pool.resource_version()}, "status": changes});
     Ok((!changes.is_empty()).then(body))

@@ -1,11 +1,12 @@
 //! When a pool is looked at: it changed, or something that it made did.
 //!
-//! Metadata only: the reconciler reads what it needs, so nothing but names is kept in memory, and an object that cannot
-//! be parsed does not stop the watch.
+//! The reconciler reads what it needs, so nothing but names is kept in memory: of pools a hash of what concerns it, of
+//! everything else metadata only. An object that cannot be parsed does not stop the watch.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use buildpools_crds::v1alpha1::BuildPool;
+use buildpools_crds::v1alpha1::{BuildPool, PoolMember};
 use buildpools_crds::{labels, watch};
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -14,9 +15,10 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::Api;
-use kube::core::PartialObjectMeta;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::{PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
+use kube::runtime::watcher::Event;
+use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, predicates, reflector, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 
 use super::busy;
@@ -24,18 +26,21 @@ use crate::kube_ext::owner;
 
 /// A pool, as far as the watch keeps it.
 pub type PoolMeta = PartialObjectMeta<BuildPool>;
+/// Annotation of a pool in memory: a hash of what its runners report.
+const REPORTED: &str = "reported";
+
 /// Pools to look at.
 pub type Triggers = BoxStream<'static, Result<ObjectRef<PoolMeta>, watcher::Error>>;
 
 /// The pools that there are, and the stream of those to look at.
 pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
     let (store, writer) = reflector::store();
-    let pools = watch::watch(Api::<PoolMeta>::all(client.clone()), watcher::Config::default())
-        .modify(prune)
+    let pools = watch::watch(Api::<DeserializeGuard<BuildPool>>::all(client.clone()), watcher::Config::default())
+        .map_ok(each)
         .reflect(writer)
         .touched_objects()
         // Runners report their builds in the pool's status: no reason to look at it.
-        .predicate_filter(predicates::generation, PredicateConfig::default())
+        .predicate_filter(predicates::generation.combine(predicates::annotations), PredicateConfig::default())
         .map_ok(|pool| ObjectRef::from_obj(&pool));
     let triggers = futures::stream::select_all([
         pools.boxed(),
@@ -50,6 +55,32 @@ pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
         pods(client),
     ]);
     (store, triggers.boxed())
+}
+
+/// The same event with a pool's metadata alone, and with a hash of what its runners report, but for their builds.
+fn each(event: Event<DeserializeGuard<BuildPool>>) -> Event<PoolMeta> {
+    match event {
+        Event::Apply(pool) => Event::Apply(meta(&pool)),
+        Event::Delete(pool) => Event::Delete(meta(&pool)),
+        Event::Init => Event::Init,
+        Event::InitApply(pool) => Event::InitApply(meta(&pool)),
+        Event::InitDone => Event::InitDone,
+    }
+}
+
+fn meta(pool: &DeserializeGuard<BuildPool>) -> PoolMeta {
+    let mut meta = PoolMeta { metadata: pool.meta().clone(), ..PoolMeta::default() };
+    prune(&mut meta);
+    let mut hasher = DefaultHasher::new();
+    if let Some(status) = pool.0.as_ref().ok().and_then(|pool| pool.status.as_ref()) {
+        for member in &status.members {
+            let PoolMember { uid, pod: _, phase: _, version, snapshotter, builds: _, missing_secrets, warnings } =
+                member;
+            (uid, version, snapshotter, missing_secrets, warnings).hash(&mut hasher);
+        }
+    }
+    meta.metadata.annotations = Some([(REPORTED.to_owned(), hasher.finish().to_string())].into());
+    meta
 }
 
 fn ours() -> watcher::Config {

@@ -6,6 +6,7 @@ mod support;
 
 mod budget;
 mod build;
+mod change;
 mod faults;
 mod fixtures;
 mod members;

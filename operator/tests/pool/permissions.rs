@@ -74,6 +74,19 @@ async fn nothing_is_asked_that_is_not_granted() {
     builds(0);
     pass(&server).await;
 
+    // A member of an older form is replaced.
+    server.change(STATEFUL_SET, |set| {
+        set["status"] = json!({"replicas": 3, "observedGeneration": 1, "updateRevision": "fast-newer"});
+    });
+    let set = server.object(STATEFUL_SET).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    for ordinal in 0..3 {
+        let name = format!("fast-{ordinal}");
+        server.put(&core("pods", &name), pod(&name, &set, &ready_status()));
+    }
+    for _ in 0..2 {
+        pass(&server).await;
+    }
+
     let used: BTreeSet<Permission> = server.received().iter().map(Received::permission).collect();
     let granted = granted("buildpools-operator");
     let missing: Vec<_> = used.difference(&granted).collect();

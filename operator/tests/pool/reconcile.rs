@@ -35,6 +35,7 @@ async fn a_new_pool_is_made_in_order_and_the_second_pass_writes_nothing() {
     assert_eq!(
         said(&made),
         [
+            "patch buildpools",
             "create serviceaccounts",
             "create rolebindings",
             "create configmaps",
@@ -44,7 +45,8 @@ async fn a_new_pool_is_made_in_order_and_the_second_pass_writes_nothing() {
             "patch buildpools/status",
         ]
     );
-    for create in &made[..6] {
+    assert_eq!(made[0].body["metadata"]["finalizers"], json!(["buildpools.dev/builds"]));
+    for create in &made[1..7] {
         let owner = &create.body["metadata"]["ownerReferences"][0];
         assert_eq!(owner["uid"], "pool-uid");
         assert_eq!((&owner["controller"], &owner["blockOwnerDeletion"]), (&json!(true), &Value::Null));
@@ -144,7 +146,7 @@ async fn foreign_objects_block_the_pool_and_stay_as_they_are() {
         let (status, reason, message) = ready(&server);
         assert_eq!((status.as_str(), reason.as_str()), ("False", "NameConflict"), "{path}");
         assert!(message.contains(path.rsplit('/').next().unwrap()), "{message}");
-        assert_eq!(said(&writes(&server)), ["patch buildpools/status"], "{path}");
+        assert_eq!(said(&writes(&server)), ["patch buildpools", "patch buildpools/status"], "{path}");
         assert_eq!(server.object(&path), Some(before), "{path}");
 
         // The same when it appears between reading and making.
@@ -214,7 +216,7 @@ async fn runners_entries_survive_and_entries_of_pods_that_are_gone_do_not() {
     members_come(&server);
     pass(&server).await;
     server.received();
-    let entry = |uid: &str| json!({"uid": uid, "pod": "fast-0", "builds": 0});
+    let entry = |uid: &str| json!({"uid": uid, "pod": "fast-0", "builds": 0, "phase": "Ready"});
     server.change(POOL, |pool| pool["status"]["members"] = json!([entry("gone"), entry("uid-of-fast-0")]));
     let version = server.object(POOL).unwrap()["metadata"]["resourceVersion"].clone();
     pass(&server).await;
@@ -277,7 +279,7 @@ async fn refused_pods_are_found_in_the_events_of_the_stateful_set() {
 }
 
 #[tokio::test]
-async fn a_pool_that_is_gone_or_going_is_left_to_the_garbage_collector() {
+async fn a_pool_that_is_gone_or_that_nothing_of_ours_holds_is_left_to_the_garbage_collector() {
     let server = ApiServer::default();
     assert_eq!(pass(&server).await, Progress::Gone);
     let mut going = pool_json(&minimal());

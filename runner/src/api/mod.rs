@@ -216,7 +216,7 @@ fn is_finished(status: &BuildJobStatus, attempt: i32, result: &Outcome, name: &s
     let expected = match result {
         Outcome::Succeeded(_) => "Succeeded",
         Outcome::Failed(failure) => failure.reason.as_str(),
-        Outcome::Cancelled => FailureReason::Cancelled.as_str(),
+        Outcome::Cancelled | Outcome::PoolDeleted(_) => FailureReason::Cancelled.as_str(),
     };
     let found = status.attempts.iter().find(|found| found.number == attempt).and_then(|found| found.result.as_deref());
     if found != Some(expected) {

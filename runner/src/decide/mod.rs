@@ -19,6 +19,10 @@ mod tests;
 pub const FULL: &str = "the member is full";
 /// Why a job is given back when the member stops.
 pub const STOPPING: &str = "the member is stopping";
+/// Why a job is given back when the pool is deleted.
+pub const POOL_DELETED: &str = "the pool is being deleted";
+/// Why a job is given back when the daemon may not build.
+pub const UNSUPPORTED: &str = "the member's BuildKit is older than the oldest that is supported";
 
 /// UID of a job.
 pub type Uid = String;
@@ -38,8 +42,12 @@ pub enum Event {
     Slots(usize),
     /// The daemon answers, or does not.
     Daemon(bool),
+    /// The daemon's version is supported, or is too old to be given builds.
+    Supported(bool),
     /// Take nothing more.
     Drain,
+    /// The pool is deleted and cancels its builds.
+    PoolDeleted,
     /// The API server does not accept the pod's token any more.
     Revoked,
     /// *Running* is acknowledged for this attempt.
@@ -74,6 +82,8 @@ pub enum Stop {
     NotOurs,
     /// The job is to be cancelled.
     Cancelled,
+    /// The pool is deleted, and its builds are cancelled with it.
+    PoolDeleted,
     /// The pod's token is refused: the pod is deleted, and another attempt may follow elsewhere.
     Revoked,
 }
@@ -107,6 +117,29 @@ struct Entry {
     stopped: bool,
 }
 
+/// Why nothing is started any more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Closed {
+    /// The member stops.
+    draining: bool,
+    /// The pool is deleted, and cancels its builds.
+    pool_deleted: bool,
+    /// The daemon is too old.
+    unsupported: bool,
+}
+
+impl Closed {
+    /// For the job that is given back.
+    fn why(self) -> Option<&'static str> {
+        match self {
+            Self { draining: true, .. } => Some(STOPPING),
+            Self { pool_deleted: true, .. } => Some(POOL_DELETED),
+            Self { unsupported: true, .. } => Some(UNSUPPORTED),
+            Self { .. } => None,
+        }
+    }
+}
+
 /// What is known about the jobs of this pod.
 #[derive(Debug)]
 pub struct Core {
@@ -114,7 +147,7 @@ pub struct Core {
     synced: bool,
     slots: Option<usize>,
     daemon: bool,
-    draining: bool,
+    closed: Closed,
     jobs: HashMap<Uid, Entry>,
     /// Attempts that this process has dealt with, while the watch may still show them as they were.
     finished: HashMap<Uid, i32>,
@@ -128,7 +161,7 @@ impl Core {
             synced: false,
             slots: None,
             daemon: false,
-            draining: false,
+            closed: Closed::default(),
             jobs: HashMap::new(),
             finished: HashMap::new(),
         }
@@ -145,7 +178,7 @@ impl Core {
 
     /// Whether the runner may end: it takes nothing more and no task is at work.
     pub fn drained(&self) -> bool {
-        self.draining && self.jobs.values().all(|entry| entry.doing == Doing::Waiting)
+        self.closed.draining && self.jobs.values().all(|entry| entry.doing == Doing::Waiting)
     }
 
     /// Takes an event.
@@ -166,10 +199,15 @@ impl Core {
                 self.daemon = answers;
                 self.consider()
             }
-            Event::Drain => {
-                self.draining = true;
+            Event::Supported(supported) => {
+                self.closed.unsupported = !supported;
                 self.consider()
             }
+            Event::Drain => {
+                self.closed.draining = true;
+                self.consider()
+            }
+            Event::PoolDeleted => self.pool_deleted(),
             Event::Revoked => self.revoked(),
             Event::Running(uid, attempt) => {
                 self.set(&uid, Doing::Building(attempt));
@@ -225,11 +263,25 @@ impl Core {
     /// A wish to cancel cannot be taken back, so it holds whichever version of the job shows it.
     fn cancel_if_wanted(&mut self, uid: Uid) -> Vec<Action> {
         let Some(entry) = self.jobs.get_mut(&uid) else { return vec![] };
-        let wanted = entry.job.spec.cancel && matches!(entry.doing, Doing::Building(_));
-        if !wanted || std::mem::replace(&mut entry.stopped, true) {
+        let why = match () {
+            () if entry.job.spec.cancel => Stop::Cancelled,
+            () if self.closed.pool_deleted => Stop::PoolDeleted,
+            () => return vec![],
+        };
+        if !matches!(entry.doing, Doing::Building(_)) || std::mem::replace(&mut entry.stopped, true) {
             return vec![];
         }
-        vec![Action::Stop(uid, Stop::Cancelled)]
+        vec![Action::Stop(uid, why)]
+    }
+
+    /// Nothing more is started, and what is being started is stopped when it has come to that.
+    fn pool_deleted(&mut self) -> Vec<Action> {
+        self.closed.pool_deleted = true;
+        let mut uids: Vec<Uid> = self.jobs.keys().cloned().collect();
+        uids.sort_unstable();
+        let mut actions: Vec<Action> = uids.into_iter().flat_map(|uid| self.cancel_if_wanted(uid)).collect();
+        actions.extend(self.consider());
+        actions
     }
 
     fn left(&mut self, uid: &str) -> Vec<Action> {
@@ -305,18 +357,19 @@ impl Core {
             (!running, bound_at.map(|time| time.0), uid.clone())
         });
         let mut actions = Vec::new();
+        let closed = self.closed.why();
         for uid in waiting {
             let builds = self.builds();
             let ending = self.count(|doing| *doing == Doing::Accounting);
             let Some(entry) = self.jobs.get_mut(&uid) else { continue };
             let phase = entry.job.status.as_ref().map(|status| status.phase);
-            let ready = self.synced && self.daemon && !self.draining;
+            let ready = self.synced && self.daemon && closed.is_none();
             match (phase, self.slots) {
                 // The operator writes that it is cancelled; a write of ours would only be in the way.
                 (Some(JobPhase::Bound), _) if entry.job.spec.cancel => {}
-                (Some(JobPhase::Bound), _) if self.draining => {
+                (Some(JobPhase::Bound), _) if closed.is_some() => {
                     entry.doing = Doing::Unbinding;
-                    actions.push(Action::Unbind(entry.job.clone(), STOPPING));
+                    actions.push(Action::Unbind(entry.job.clone(), closed.unwrap_or(STOPPING)));
                 }
                 (Some(JobPhase::Bound), Some(slots)) if ready && builds + ending < slots => {
                     entry.doing = Doing::Starting;

@@ -331,3 +331,34 @@ fn an_attempt_of_another_process_is_accounted_for_when_the_pool_is_known() {
     assert_eq!(tell(&core.handle(Event::Slots(0))), ["account a"]);
     assert!(core.handle(to_be_cancelled("a", running_status("another process"))).is_empty());
 }
+
+#[test]
+fn a_deleted_pool_that_cancels_stops_its_builds_and_gives_the_others_back() {
+    let mut core = building();
+    assert!(core.handle(seen("b", bound_status())).iter().all(|action| matches!(action, Action::Unbind(..))));
+    assert_eq!(tell(&core.handle(Event::PoolDeleted)), ["stop a: PoolDeleted"]);
+    assert!(core.handle(Event::PoolDeleted).is_empty(), "once");
+    assert_eq!(tell(&core.handle(seen("c", bound_status()))), ["unbind c: the pool is being deleted"]);
+    assert!(!core.drained(), "its pod is not being stopped");
+}
+
+#[test]
+fn what_is_being_started_when_its_pool_is_deleted_is_stopped_when_it_runs() {
+    let mut core = ready(1);
+    assert_eq!(tell(&core.handle(seen("a", bound_status()))), ["start a"]);
+    assert!(core.handle(Event::PoolDeleted).is_empty());
+    assert_eq!(tell(&core.handle(Event::Running("a".into(), 1))), ["stop a: PoolDeleted"]);
+}
+
+#[test]
+fn a_daemon_that_is_too_old_is_given_no_builds() {
+    let mut core = core();
+    assert!(core.handle(Event::Slots(1)).is_empty());
+    assert!(core.handle(seen("a", bound_status())).is_empty(), "its daemon starts");
+    let given_back = format!("unbind a: {UNSUPPORTED}");
+    assert_eq!(tell(&core.handle(Event::Supported(false))), [given_back]);
+    assert!(core.handle(Event::Done("a".into(), None)).is_empty());
+    assert!(core.handle(Event::Daemon(true)).is_empty());
+    assert!(core.handle(Event::Supported(true)).is_empty());
+    assert_eq!(tell(&core.handle(seen("b", bound_status()))), ["start b"]);
+}

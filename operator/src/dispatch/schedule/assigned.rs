@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use buildpools_crds::buildkit;
 use buildpools_crds::v1alpha1::JobPhase;
 use jiff::Timestamp;
 
@@ -10,7 +11,7 @@ use super::snapshot::Snapshot;
 use super::{Action, Decision, Plan, after, text};
 use crate::dispatch::job::Job;
 use crate::dispatch::nodes::{self, Standing};
-use crate::dispatch::view::{Gone, Member};
+use crate::dispatch::view::{Closed, Gone, Member};
 
 /// Time that a member has to start a bound job before another member, that could start it at once, gets it.
 pub const START_WITHIN: Duration = Duration::from_secs(30);
@@ -47,6 +48,15 @@ fn bound(snapshot: &Snapshot, job: &Job, now: Timestamp, slots: &mut Slots<'_>, 
     let Some(member) = member(snapshot, job) else { return };
     if member.leaving {
         return unbind(format!("pod {} is stopping", member.pod), None, "MemberLeaving");
+    }
+    if let Some(closed) = &member.closed {
+        let why = match closed {
+            Closed::Draining => format!("pod {} is to be replaced", member.pod),
+            Closed::TooOld(version) => {
+                format!("BuildKit {version} of pod {} is older than v{}", member.pod, buildkit::MINIMUM)
+            }
+        };
+        return unbind(why, None, closed.reason());
     }
     if member.standing == Standing::Unreachable {
         return unbind(format!("node {} of pod {} is not heard of", member.node, member.pod), None, "NodeUnreachable");

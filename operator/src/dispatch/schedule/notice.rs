@@ -10,7 +10,7 @@ use super::order::Next;
 use super::snapshot::{Entry, Snapshot};
 use super::{Action, Claim, Decision, Hold, Plan, after, earlier, pending};
 use crate::dispatch::job::Job;
-use crate::dispatch::view::Member;
+use crate::dispatch::view::{Closed, Member};
 
 /// A job that gets its slot sooner than this is not told that it waits: that would cost a write for nothing.
 pub const WAIT_GRACE: Duration = Duration::from_secs(2);
@@ -146,6 +146,11 @@ impl Waiting {
             Some(position) => format!("{} jobs are before this one", position - 1),
         };
         let why = match self.reason {
+            reasons::POOL_NOT_READY if is_replacing(snapshot) => {
+                format!(
+                    "the members of BuildPool \"{name}\" that could take builds are being replaced, its condition Upgrading says more"
+                )
+            }
             reasons::POOL_NOT_READY => {
                 format!("no member of BuildPool \"{name}\" can take builds, its condition Ready says why")
             }
@@ -156,4 +161,9 @@ impl Waiting {
         };
         format!("{why}; {queue}")
     }
+}
+
+/// Whether a member takes no builds for nothing but that it is to be replaced.
+fn is_replacing(snapshot: &Snapshot) -> bool {
+    snapshot.members.values().any(|member| member.closed == Some(Closed::Draining))
 }

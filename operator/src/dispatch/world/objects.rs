@@ -44,7 +44,11 @@ impl World {
     }
 
     fn put_pool(&mut self, key: &Key, pool: Option<Pool>, now: Timestamp) {
-        self.state(key, now).snapshot.set_pool(pool, now);
+        let snapshot = &mut self.state(key, now).snapshot;
+        for (uid, member) in &mut snapshot.members {
+            member.closed = pool.as_ref().and_then(|pool| pool.closed.get(uid)).cloned();
+        }
+        snapshot.set_pool(pool, now);
         self.dirty.insert(key.clone());
         self.pool_changed(key);
     }
@@ -76,9 +80,11 @@ impl World {
         }
         self.pods.insert(key, (pool.clone(), member.uid.clone()));
         let member = Member { standing: self.nodes.standing(&member.node), ..member };
-        let members = &mut self.state(&pool, now).snapshot.members;
-        if members.get(&member.uid) != Some(&member) {
-            members.insert(member.uid.clone(), member);
+        let snapshot = &mut self.state(&pool, now).snapshot;
+        let closed = snapshot.pool.as_ref().and_then(|pool| pool.closed.get(&member.uid)).cloned();
+        let member = Member { closed, ..member };
+        if snapshot.members.get(&member.uid) != Some(&member) {
+            snapshot.members.insert(member.uid.clone(), member);
             self.dirty.insert(pool);
         }
     }

@@ -7,6 +7,7 @@ use buildpools_crds::v1alpha1::FailureReason;
 use super::*;
 use crate::dispatch::view::FairShare;
 
+mod change;
 mod many;
 mod nodes;
 mod routing;

@@ -1,8 +1,9 @@
 //! Metrics, as `docs/observability.md` lists them.
 //!
-//! Label values come from closed lists, but for namespace and name of a pool on the two gauges of its queue; those go
-//! with the pool. Nothing is labelled with a job's name.
+//! Label values come from closed lists, but for namespace and name of a pool on the gauges of its queue and its members;
+//! those go with the pool. Nothing is labelled with a job's name.
 
+mod pools;
 mod queues;
 mod requests;
 
@@ -24,6 +25,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::pools::PoolFigures;
+use self::pools::Pools;
 use self::queues::Queues;
 pub use self::requests::{RequestMetrics, RequestMetricsService};
 
@@ -86,6 +89,7 @@ struct Inner {
     leader: Gauge<i64, AtomicI64>,
     dispatch: Histogram,
     queues: Arc<Queues>,
+    pools: Arc<Pools>,
     decisions: Family<ByDecision, Counter>,
     conflicts: Counter,
     attempts: Family<ByResult, Counter>,
@@ -103,6 +107,7 @@ impl Default for Metrics {
             leader: Gauge::default(),
             dispatch: Histogram::new(DISPATCH),
             queues: Arc::default(),
+            pools: Arc::default(),
             decisions: Family::default(),
             conflicts: Counter::default(),
             attempts: Family::default(),
@@ -122,6 +127,7 @@ impl Default for Metrics {
             inner.dispatch.clone(),
         );
         registry.register_collector(Box::new(inner.queues.clone()));
+        registry.register_collector(Box::new(inner.pools.clone()));
         registry.register("decisions", "Decisions of the scheduler by kind and reason", inner.decisions.clone());
         registry.register(
             "bind_conflicts",
@@ -190,7 +196,15 @@ impl Metrics {
         self.0.queues.set(namespace, pool, waiting, oldest);
     }
 
-    /// The pool is gone.
+    /// What a pass over a pool has seen; `None` when the pool is gone.
+    pub fn pool(&self, namespace: &str, pool: &str, figures: Option<PoolFigures>) {
+        match figures {
+            Some(figures) => self.0.pools.set(namespace, pool, figures),
+            None => self.0.pools.forget(namespace, pool),
+        }
+    }
+
+    /// The pool's queue is gone.
     pub fn forget_pool(&self, namespace: &str, pool: &str) {
         self.0.queues.forget(namespace, pool);
     }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
-use buildpools_crds::v1alpha1::{Attempt, Failure};
+use buildpools_crds::v1alpha1::{Attempt, Failure, MemberPhase};
 use http::{Request, Response, StatusCode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use tower::{Layer as _, ServiceExt as _};
@@ -35,6 +35,8 @@ async fn used() -> Metrics {
     metrics.queue("team-a", "main", 3, Some(Timestamp::now() - Duration::from_secs(90)));
     metrics.reconciled("Ready", Duration::from_millis(30));
     metrics.repaired("NetworkPolicy");
+    let members = [(MemberPhase::Ready, 2), (MemberPhase::Draining, 1)].into();
+    metrics.pool("team-a", "main", Some(PoolFigures { members, upgrade_held: true }));
     let mut status = BuildJobStatus {
         phase: JobPhase::Failed,
         attempts: vec![attempt(1, 110, 120, "DaemonLost"), attempt(2, 130, 150, "made up by a hostile runner")],
@@ -78,6 +80,8 @@ async fn what_happened_can_be_read() {
         "buildpools_bind_conflicts_total 1",
         "buildpools_decisions_total{decision=\"Bind\",reason=\"CacheHit\"} 1",
         "buildpools_queue_length{namespace=\"team-a\",pool=\"main\"} 3",
+        "buildpools_pool_members{namespace=\"team-a\",pool=\"main\",phase=\"Ready\"} 2",
+        "buildpools_pool_upgrade_held{namespace=\"team-a\",pool=\"main\"} 1",
         "buildpools_attempts_total{result=\"DaemonLost\"} 1",
         "buildpools_attempts_total{result=\"Unknown\"} 1",
         "buildpools_attempts_total{result=\"Succeeded\"} 0",
@@ -101,6 +105,7 @@ async fn a_pool_that_goes_takes_its_series_along() {
     let metrics = used().await;
     metrics.queue("team-b", "main", 1, None);
     metrics.forget_pool("team-a", "main");
+    metrics.pool("team-a", "main", None);
     let text = metrics.text().unwrap();
     assert!(!text.contains("team-a"), "{text}");
     assert_has(&text, "buildpools_queue_oldest_wait_seconds{namespace=\"team-b\",pool=\"main\"} 0.0");
