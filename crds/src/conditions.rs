@@ -9,6 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// BuildPool: at least one member is ready for builds and nothing stands in the way of the others.
 pub const READY: &str = "Ready";
+/// BuildPool: the members' caches have room and work as they should.
+pub const CACHE_HEALTHY: &str = "CacheHealthy";
 /// BuildJob: the build succeeded (`kubectl wait --for=condition=Complete`).
 pub const COMPLETE: &str = "Complete";
 /// BuildJob: the build failed for good (`kubectl wait --for=condition=Failed`).

@@ -9,7 +9,7 @@ use buildpools_crds::v1alpha1::{FailureReason, JobPhase};
 use buildpools_crds::{conditions, names};
 use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
@@ -135,6 +135,15 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
     wait::until(&tenant.api::<StatefulSet>(), &set, "the label is repaired", wait::SOON, |set| {
         set.and_then(|set| set.metadata.labels.as_ref())
             .is_some_and(|l| l.get("buildpools.dev/pool").is_some_and(|v| v == "main"))
+    })
+    .await?;
+
+    // A volume that goes with its pool, and is to grow: the class is asked, and the StatefulSet made anew.
+    let grown = Patch::Merge(json!({"spec": {"cache": {"size": "2Gi", "retain": true}}}));
+    tenant.pools().patch("main", &by, &grown).await?;
+    let claim = names::cache_claim("main", 0);
+    wait::until(&tenant.api::<PersistentVolumeClaim>(), &claim, "it has no owner", wait::SOON, |claim| {
+        claim.is_some_and(|claim| claim.metadata.owner_references.iter().flatten().count() == 0)
     })
     .await?;
 

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod cache;
 pub mod dereference;
 pub mod members;
 pub mod problem;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::BuildPoolStatus;
+use futures::stream::select;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use kube::runtime::applier;
@@ -27,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use self::apply::ApplyError;
+use self::cache::{claims, reports};
 use self::watch::PoolMeta;
 use crate::kube_ext::backoff::{Backoff, Limits};
 use crate::runtime::metrics::Metrics;
@@ -110,6 +113,7 @@ impl Progress {
 /// When watching ends without having been stopped.
 pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, triggers) = watch::watch(&client);
+    let triggers = select(triggers, reports::watch(&client, metrics.clone())).boxed();
     let context = Arc::new(Context { client, settings, metrics, errors: Backoff::new(ERRORS) });
     let config = controller::Config::default().concurrency(CONCURRENCY);
     let triggers = triggers.take_until(stop.clone().cancelled_owned());
@@ -228,9 +232,12 @@ pub async fn reconcile(
     let objects = match validate::validate(&observed, settings) {
         Ok(valid) => {
             let objects = build::build(&valid)?;
-            match Box::pin(apply::apply(client, &valid, objects, observed.live.clone())).await {
+            let volumes = claims::plan(&observed.pool, &observed.volumes, &observed.classes);
+            match Box::pin(apply::apply(client, &valid, objects, observed.live.clone(), &volumes)).await {
                 Ok(set) => Ok(set),
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
+                // Its deletion is watched; this is for the case that the watch misses it.
+                Err(ApplyError::Replacing) => return Ok(Progress::NotYet(WAIT.first)),
                 Err(error) if apply::is_namespace_terminating(&error) => return Ok(Progress::Gone),
                 Err(error) => return Err(error.into()),
             }

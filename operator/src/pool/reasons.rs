@@ -1,4 +1,5 @@
-//! Why a pool is ready or not: reasons of the condition `Ready`. A closed list; `docs/errors.md` explains each.
+//! Why a pool is ready or not, and how its caches fare: reasons of its conditions and Events. A closed list;
+//! `docs/errors.md` explains each.
 
 /// True: members take builds, and nothing stands in the way of any of them.
 pub const READY: &str = "Ready";
@@ -23,8 +24,30 @@ pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
 /// A container of a member cannot be started, or ends again and again.
 pub const MEMBER_CRASHING: &str = "MemberCrashing";
 
+/// `CacheHealthy`, True: the caches have room and nothing is known against them.
+pub const CACHE_HEALTHY: &str = "CacheHealthy";
+/// `CacheHealthy`: a cache's volume is nearly full.
+pub const BYTES_PRESSURE: &str = "BytesPressure";
+/// `CacheHealthy`: a cache's file system has nearly no inodes left.
+pub const INODE_PRESSURE: &str = "InodePressure";
+/// `CacheHealthy`: a daemon copies every layer.
+pub const NATIVE_SNAPSHOTTER: &str = "NativeSnapshotter";
+/// `CacheHealthy`: a daemon does not run because its database is damaged. Also the Event after the cache was emptied.
+pub const CACHE_CORRUPTED: &str = "CacheCorrupted";
+/// `CacheHealthy`: `spec.cache.size` has grown and the volumes cannot.
+pub const VOLUME_EXPANSION_UNSUPPORTED: &str = "VolumeExpansionUnsupported";
+/// Event: a cache was emptied because `spec.cache.reset` asked for it.
+pub const CACHE_RESET: &str = "CacheReset";
+
 /// All of them.
 pub const ALL: &[&str] = &[
+    CACHE_HEALTHY,
+    BYTES_PRESSURE,
+    INODE_PRESSURE,
+    NATIVE_SNAPSHOTTER,
+    CACHE_CORRUPTED,
+    VOLUME_EXPANSION_UNSUPPORTED,
+    CACHE_RESET,
     READY,
     MEMBERS_NOT_READY,
     NAME_CONFLICT,

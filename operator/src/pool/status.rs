@@ -10,6 +10,8 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Map, Value, json};
 
+use super::cache::limits::Limits;
+use super::cache::{claims, health};
 use super::dereference::Observed;
 use super::members::{self, Members};
 use super::problem::Problem;
@@ -47,12 +49,20 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     // Members live on when the pool's newest form cannot be had.
     let set = objects.ok().or(observed.live.stateful_set.as_ref());
     let none = Members { desired: observed.pool.spec.scaling.min_members, ..Members::default() };
-    let found = set.map_or(none, |set| members::look(set, observed.members(), &observed.events, now));
+    let found = set.map_or(none, |set| members::look(set, observed.members_of(set), &observed.events, now));
     let in_the_way = objects.err().unwrap_or(&found.problems);
     let (status, reason, message) = ready(&found, in_the_way);
 
     let generation = observed.pool.metadata.generation;
     let _ = conditions::set(&mut next.conditions, conditions::READY, status, reason, &message, generation, now);
+    match cache_health(observed) {
+        Some((status, reason, message)) => {
+            let type_ = conditions::CACHE_HEALTHY;
+            let _ = conditions::set(&mut next.conditions, type_, status, reason, &message, generation, now);
+        }
+        // The members that it was told of are gone.
+        None => next.conditions.retain(|condition| condition.type_ != conditions::CACHE_HEALTHY),
+    }
     next.observed_generation = generation;
     next.ready_members = Some(found.ready);
 
@@ -60,6 +70,22 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     let pods: BTreeSet<String> = observed.pods.iter().filter_map(kube::ResourceExt::uid).collect();
     next.members.retain(|member| pods.contains(&member.uid));
     next
+}
+
+fn cache_health(observed: &Observed) -> Option<(Status, &'static str, String)> {
+    let pool = &observed.pool;
+    let plan = claims::plan(pool, &observed.volumes, &observed.classes);
+    let limits = Limits::of_pool(pool, plan.smallest);
+    let members = pool.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
+    let pods: Vec<String> = observed.pods.iter().filter_map(kube::ResourceExt::uid).collect();
+    let members: Vec<_> = members.iter().filter(|member| pods.contains(&member.uid)).cloned().collect();
+    health::condition(health::Facts {
+        members: &members,
+        pods: &observed.pods,
+        unexpandable: &plan.unexpandable,
+        limits: limits.as_ref(),
+        size: &pool.spec.cache.size,
+    })
 }
 
 fn ready(members: &Members, in_the_way: &[Problem]) -> (Status, &'static str, String) {

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use buildpools_crds::labels;
 use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -12,6 +11,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt as _};
 
 use super::Settings;
+use super::cache::claims;
+use super::cache::limits::Limits;
 use super::dereference::{Live, Observed};
 use super::problem::Problem;
 use crate::kube_ext::{owner, quantity};
@@ -52,8 +53,8 @@ pub struct ValidPool {
 pub struct Cache {
     /// Size as it was written.
     pub size: Quantity,
-    /// Size in bytes.
-    pub bytes: i64,
+    /// What garbage collection keeps to.
+    pub limits: Limits,
     /// StorageClass; the cluster's default when absent.
     pub storage_class: Option<String>,
     /// Whether volumes outlive the pool.
@@ -83,7 +84,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
     problems.extend(foreign_volumes(observed));
 
     let registries = registries(observed, &mut problems);
-    let cache = cache(pool, &mut problems);
+    let cache = cache(observed, &mut problems);
     let requests = quantities("requests", &pool.spec.pod.resources.requests, &mut problems);
     let limits = quantities("limits", &pool.spec.pod.resources.limits, &mut problems);
     problems.extend(requests_above_limits(&pool.spec.pod.resources));
@@ -149,11 +150,8 @@ fn is_of_earlier_pool(pool: &BuildPool, meta: &ObjectMeta) -> bool {
 /// retained has no owner any more.
 fn foreign_volumes(observed: &Observed) -> impl Iterator<Item = Problem> {
     let pool = observed.pool.name_any();
-    observed.claims.iter().filter_map(move |claim| {
-        let label = |key: &str| claim.labels().get(key).map(String::as_str);
-        let ours = label(labels::POOL) == Some(&pool) && label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_VALUE);
-        (!ours).then(|| Problem::ForeignVolume { name: claim.name_any() })
-    })
+    let foreign = observed.claims.iter().filter(move |claim| !claims::is_of(claim, &pool));
+    foreign.map(|claim| Problem::ForeignVolume { name: claim.name_any() })
 }
 
 fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry> {
@@ -174,15 +172,25 @@ fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry>
     valid
 }
 
-fn cache(pool: &BuildPool, problems: &mut Vec<Problem>) -> Option<Cache> {
+fn cache(observed: &Observed, problems: &mut Vec<Problem>) -> Option<Cache> {
+    let pool = &observed.pool;
     let spec = &pool.spec.cache;
     let Some(bytes) = quantity::bytes(&spec.size).filter(|bytes| *bytes > 0) else {
         problems.push(Problem::QuantityInvalid { field: "spec.cache.size".into(), value: spec.size.clone() });
         return None;
     };
+    // All members read one configuration, so the smallest volume counts that does not grow.
+    let smallest = claims::plan(pool, &observed.volumes, &observed.classes).smallest;
+    let limits = match Limits::of(&spec.gc, smallest.map_or(bytes, |smallest| smallest.min(bytes))) {
+        Ok(limits) => limits,
+        Err(problem) => {
+            problems.push(problem);
+            return None;
+        }
+    };
     Some(Cache {
         size: Quantity(spec.size.clone()),
-        bytes,
+        limits,
         storage_class: spec.storage_class_name.clone(),
         retain: spec.retain,
     })

@@ -5,10 +5,12 @@
 mod support;
 
 mod build;
+mod cache;
 mod faults;
 mod fixtures;
 mod members;
 mod permissions;
 mod reconcile;
+mod start;
 mod status;
 mod validate;

@@ -38,6 +38,8 @@ pub enum Event {
     Slots(usize),
     /// The daemon answers, or does not.
     Daemon(bool),
+    /// Begin no build (or again): the cache is about to be emptied. Jobs that are bound wait.
+    Hold(bool),
     /// Take nothing more.
     Drain,
     /// The API server does not accept the pod's token any more.
@@ -109,11 +111,13 @@ struct Entry {
 
 /// What is known about the jobs of this pod.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and any combination is possible")]
 pub struct Core {
     me: Identity,
     synced: bool,
     slots: Option<usize>,
     daemon: bool,
+    held: bool,
     draining: bool,
     jobs: HashMap<Uid, Entry>,
     /// Attempts that this process has dealt with, while the watch may still show them as they were.
@@ -128,6 +132,7 @@ impl Core {
             synced: false,
             slots: None,
             daemon: false,
+            held: false,
             draining: false,
             jobs: HashMap::new(),
             finished: HashMap::new(),
@@ -164,6 +169,10 @@ impl Core {
             }
             Event::Daemon(answers) => {
                 self.daemon = answers;
+                self.consider()
+            }
+            Event::Hold(held) => {
+                self.held = held;
                 self.consider()
             }
             Event::Drain => {
@@ -310,7 +319,7 @@ impl Core {
             let ending = self.count(|doing| *doing == Doing::Accounting);
             let Some(entry) = self.jobs.get_mut(&uid) else { continue };
             let phase = entry.job.status.as_ref().map(|status| status.phase);
-            let ready = self.synced && self.daemon && !self.draining;
+            let ready = self.synced && self.daemon && !self.held && !self.draining;
             match (phase, self.slots) {
                 // The operator writes that it is cancelled; a write of ours would only be in the way.
                 (Some(JobPhase::Bound), _) if entry.job.spec.cancel => {}

@@ -15,6 +15,10 @@ pub const STATE: &str = "/home/user/.local/share/buildkit";
 pub const ROOT: &str = "/home/user/.local/share/buildkit/root";
 /// Directory of `buildkitd.toml`.
 pub const DAEMON_CONFIG: &str = "/etc/buildkit";
+/// The daemon's entry point.
+pub const START: &str = "/etc/buildkit/start.sh";
+/// Where the runner sees the cache volume.
+pub const RUNNER_CACHE: &str = "/var/cache/buildkit";
 /// Directory of `runner.json`.
 pub const RUNNER_CONFIG: &str = "/etc/buildpools";
 /// Where Kubernetes clients look for their identity.

@@ -1,8 +1,9 @@
 //! Metrics, as `docs/observability.md` lists them.
 //!
-//! Label values come from closed lists, but for namespace and name of a pool on the two gauges of its queue; those go
-//! with the pool. Nothing is labelled with a job's name.
+//! Label values come from closed lists, but for namespace and name of a pool on the gauges of its queue and of its
+//! cache; those go with the pool. Nothing is labelled with a job's name.
 
+mod caches;
 mod queues;
 mod requests;
 
@@ -24,6 +25,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::caches::CacheFigures;
+use self::caches::Caches;
 use self::queues::Queues;
 pub use self::requests::{RequestMetrics, RequestMetricsService};
 
@@ -77,6 +80,7 @@ struct Inner {
     leader: Gauge<i64, AtomicI64>,
     dispatch: Histogram,
     queues: Arc<Queues>,
+    caches: Arc<Caches>,
     decisions: Family<ByDecision, Counter>,
     conflicts: Counter,
     attempts: Family<ByResult, Counter>,
@@ -93,6 +97,7 @@ impl Default for Metrics {
             leader: Gauge::default(),
             dispatch: Histogram::new(DISPATCH),
             queues: Arc::default(),
+            caches: Arc::default(),
             decisions: Family::default(),
             conflicts: Counter::default(),
             attempts: Family::default(),
@@ -111,6 +116,7 @@ impl Default for Metrics {
             inner.dispatch.clone(),
         );
         registry.register_collector(Box::new(inner.queues.clone()));
+        registry.register_collector(Box::new(inner.caches.clone()));
         registry.register("decisions", "Decisions of the scheduler by kind and reason", inner.decisions.clone());
         registry.register(
             "bind_conflicts",
@@ -169,6 +175,16 @@ impl Metrics {
     /// So many jobs wait in the pool's queue, the oldest since then.
     pub fn queue(&self, namespace: &str, pool: &str, waiting: usize, oldest: Option<Timestamp>) {
         self.0.queues.set(namespace, pool, waiting, oldest);
+    }
+
+    /// What the pool's members report of their caches.
+    pub fn cache(&self, namespace: &str, pool: &str, figures: CacheFigures) {
+        self.0.caches.set(namespace, pool, figures);
+    }
+
+    /// The pool is gone, or none of its members reports.
+    pub fn forget_cache(&self, namespace: &str, pool: &str) {
+        self.0.caches.forget(namespace, pool);
     }
 
     /// The pool is gone.

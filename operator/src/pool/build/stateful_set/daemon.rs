@@ -19,7 +19,8 @@ pub(super) fn container(pool: &ValidPool) -> Container {
         image: Some(pool.buildkit_image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         restart_policy: Some("Always".to_owned()),
-        // Arguments of the image's own entry point, `rootlesskit buildkitd`.
+        // The image's own entry point, `rootlesskit buildkitd`, under one that knows a damaged cache (start.sh).
+        command: Some(["/bin/sh", paths::START, paths::STATE, "rootlesskit", "buildkitd"].map(str::to_owned).to_vec()),
         args: Some(vec![
             "--config".to_owned(),
             format!("{}/{BUILDKITD_KEY}", paths::DAEMON_CONFIG),
