@@ -9,6 +9,7 @@
 //! TLS uses rustls with ring; no process-wide default provider is needed.
 
 mod build;
+mod cache;
 mod credentials;
 mod daemon;
 mod error;
@@ -22,6 +23,7 @@ mod token;
 mod trust;
 
 pub use build::{Build, BuildResult, Context, Dockerfile, Output};
+pub use cache::Usage;
 pub use credentials::{CredentialInfo, Credentials, Warning};
 pub use daemon::{Daemon, Info, Worker};
 pub use error::{BuildError, ErrorKind, ImageRepository, Location};

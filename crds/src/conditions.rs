@@ -15,6 +15,8 @@ pub const UPGRADING: &str = "Upgrading";
 pub const CREDENTIALS_READY: &str = "CredentialsReady";
 /// BuildPool: all members run the advised version of BuildKit, or a newer one.
 pub const BUILDKIT_UP_TO_DATE: &str = "BuildKitUpToDate";
+/// BuildPool: the members' caches have room and work as they should.
+pub const CACHE_HEALTHY: &str = "CacheHealthy";
 /// BuildJob: the build succeeded (`kubectl wait --for=condition=Complete`).
 pub const COMPLETE: &str = "Complete";
 /// BuildJob: the build failed for good (`kubectl wait --for=condition=Failed`).

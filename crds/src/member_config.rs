@@ -11,6 +11,17 @@ pub const RUNNER_KEY: &str = "runner.json";
 /// Key of the ConfigMap that holds buildkitd's configuration.
 pub const BUILDKITD_KEY: &str = "buildkitd.toml";
 
+/// Key of the ConfigMap that holds the daemon's entry point.
+pub const START_KEY: &str = "start.sh";
+
+/// File in the root of a cache volume with the value of `spec.cache.reset` that the volume was emptied for. The
+/// runner's.
+pub const CACHE_RESET_FILE: &str = ".buildpools-reset";
+
+/// File in the root of a cache volume with the time, in seconds since 1970, at which it was emptied because its database
+/// was damaged. The daemon's entry point writes it.
+pub const CACHE_HEALED_FILE: &str = ".buildpools-healed";
+
 /// Configuration of a runner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

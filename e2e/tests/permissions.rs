@@ -9,7 +9,7 @@ use buildpools_crds::v1alpha1::{FailureReason, JobPhase};
 use buildpools_crds::{conditions, names};
 use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
@@ -147,6 +147,15 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
             status.observed_generation == changed.metadata.generation
                 && conditions::find(&status.conditions, conditions::UPGRADING).is_some_and(|it| it.status == "False")
         })
+    })
+    .await?;
+
+    // A volume that goes with its pool, and is to grow: the class is asked, and the StatefulSet made anew.
+    let grown = Patch::Merge(json!({"spec": {"cache": {"size": "2Gi", "retain": true}}}));
+    tenant.pools().patch("main", &by, &grown).await?;
+    let claim = names::cache_claim("main", 0);
+    wait::until(&tenant.api::<PersistentVolumeClaim>(), &claim, "it has no owner", wait::SOON, |claim| {
+        claim.is_some_and(|claim| claim.metadata.owner_references.iter().flatten().count() == 0)
     })
     .await?;
 

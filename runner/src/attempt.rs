@@ -20,6 +20,7 @@ use crate::api::ApiServer;
 use crate::credentials::Mounted;
 use crate::daemon::Builder;
 use crate::decide::{Event, Stop};
+use crate::hits::Hits;
 use crate::logs::{JobLog, Logs};
 use crate::member::Report;
 use crate::watch::PoolSettings;
@@ -171,11 +172,13 @@ impl<B: Builder> Workshop<B> {
     /// Builds. When this returns, the build is over or cancelled.
     async fn build(&self, job: &BuildJob, build: &Build, access: &Access, log: &JobLog, stop: &mut StopSignal) -> End {
         let mut steps = Steps::default();
+        let mut hits = Hits::default();
         let (limit, field) = self.limit(job);
         let end = {
             let building = self.builder.build(build, access, |event| {
                 log.line(event);
                 steps.take(event);
+                hits.take(event);
             });
             // Dropping `building` at the end of this block cancels it.
             tokio::select! {
@@ -183,6 +186,7 @@ impl<B: Builder> Workshop<B> {
                 why = stopped(stop) => Some(End::Stopped(why)),
             }
         };
+        self.report.send_if_modified(|report| hits.add_to(&mut report.hits));
         end.unwrap_or_else(|| End::TimedOut { limit, field, step: steps.last() })
     }
 

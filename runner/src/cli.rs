@@ -46,6 +46,9 @@ pub struct Settings {
     /// The pool's configuration for its runners.
     #[arg(long, env = "CONFIG", default_value = "/etc/buildpools/runner.json")]
     pub config: PathBuf,
+    /// The cache volume.
+    #[arg(long, env = "CACHE", default_value = "/var/cache/buildkit")]
+    pub cache: PathBuf,
 }
 
 impl Settings {

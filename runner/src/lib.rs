@@ -7,16 +7,20 @@
 //! - [`accounting`]: what became of an attempt whose process is gone.
 //! - [`api`]: the calls to the API server, and what an answer means.
 //! - [`watch`], [`daemon`], [`credentials`]: where events and inputs come from.
+//! - [`cache`]: how full the cache is, and emptying it when the pool asks for it.
 //! - [`outcome`]: a build's result as the API says it.
+//! - [`hits`]: which steps of a build the cache had.
 //! - [`member`], [`logs`], [`probe`]: what others see of the runner.
 
 pub mod accounting;
 pub mod api;
 pub mod attempt;
+pub mod cache;
 pub mod cli;
 pub mod credentials;
 pub mod daemon;
 pub mod decide;
+pub mod hits;
 pub mod logs;
 pub mod member;
 pub mod outcome;

@@ -2,12 +2,13 @@
 //!
 //! It is written beside the builds and never for one to wait for: what is news about the daemon or the credentials at
 //! once, the number of builds ten seconds after it changed, and not at all if it has changed back by then. So a short
-//! build costs its three writes and no fourth.
+//! build costs its three writes and no fourth. Figures of the cache follow once a minute at most; that it is getting full
+//! is told at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use buildpools_crds::v1alpha1::{BuildPool, PoolMember};
+use buildpools_crds::v1alpha1::{BuildPool, MemberCache, PoolMember};
 use kube::Resource;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -16,9 +17,12 @@ use tokio::time::Instant;
 use crate::Identity;
 use crate::api::{ApiServer, Backoff};
 use crate::credentials::Problems;
+use crate::hits::Total;
 
 /// How long a changed number of builds may stay untold.
 const BUILDS_AFTER: Duration = Duration::from_secs(10);
+/// How often figures of the cache are told at most, unless it is getting full.
+const FIGURES_EVERY: Duration = Duration::from_mins(1);
 
 /// What there is to say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,23 +35,31 @@ pub struct Report {
     pub builds: usize,
     /// Problems with the mounted credentials and certificates.
     pub problems: Problems,
+    /// The cache, without the steps of builds.
+    pub cache: Option<MemberCache>,
+    /// Steps of builds, and those that the cache had.
+    pub hits: Total,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     Nothing,
-    Later,
+    /// [`FIGURES_EVERY`] after the last write.
+    InTime,
+    /// [`BUILDS_AFTER`] the change.
+    Soon,
     Now,
 }
 
 /// Writes the entry whenever it must be, for ever.
 pub async fn publish(api: ApiServer, me: Arc<Identity>, mut reports: watch::Receiver<Report>) {
     let mut written: Option<Report> = None;
+    let mut written_at = Instant::now();
     let mut changed_at: Option<Instant> = None;
     let mut backoff = Backoff::new();
     loop {
         let report = reports.borrow_and_update().clone();
-        match urgency(written.as_ref(), &report) {
+        let due = match urgency(written.as_ref(), &report) {
             Urgency::Nothing => {
                 changed_at = None;
                 if reports.changed().await.is_err() {
@@ -55,21 +67,28 @@ pub async fn publish(api: ApiServer, me: Arc<Identity>, mut reports: watch::Rece
                 }
                 continue;
             }
-            Urgency::Later => {
-                let due = *changed_at.get_or_insert_with(Instant::now) + BUILDS_AFTER;
-                tokio::select! {
-                    () = tokio::time::sleep_until(due) => {}
-                    changed = reports.changed() => match changed {
-                        Ok(()) => continue,
-                        Err(_) => return,
-                    }
+            Urgency::InTime => {
+                changed_at = None;
+                Some(written_at + FIGURES_EVERY)
+            }
+            Urgency::Soon => Some(*changed_at.get_or_insert_with(Instant::now) + BUILDS_AFTER),
+            Urgency::Now => None,
+        };
+        if let Some(due) = due {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                changed = reports.changed() => match changed {
+                    // What has changed meanwhile changes nothing in when the rest is due.
+                    Ok(()) if Instant::now() < due => continue,
+                    Ok(()) => {}
+                    Err(_) => return,
                 }
             }
-            Urgency::Now => {}
         }
         match api.apply_member(&entry(&me, &report)).await {
             Ok(()) => {
                 written = Some(report);
+                written_at = Instant::now();
                 changed_at = None;
                 backoff = Backoff::new();
             }
@@ -79,12 +98,44 @@ pub async fn publish(api: ApiServer, me: Arc<Identity>, mut reports: watch::Rece
 }
 
 fn urgency(written: Option<&Report>, report: &Report) -> Urgency {
-    match written {
-        _ if report.version.is_none() => Urgency::Nothing,
-        Some(written) if written == report => Urgency::Nothing,
-        Some(written) if Report { builds: report.builds, ..written.clone() } == *report => Urgency::Later,
-        _ => Urgency::Now,
+    if report.version.is_none() {
+        return Urgency::Nothing;
     }
+    let Some(written) = written else { return Urgency::Now };
+    let about = |report: &Report| (report.version.clone(), report.snapshotter.clone(), report.problems.clone());
+    if about(written) != about(report) {
+        return Urgency::Now;
+    }
+    let builds = if written.builds == report.builds { Urgency::Nothing } else { Urgency::Soon };
+    // Told with the cache.
+    let hits = if written.hits == report.hits || report.cache.is_none() { Urgency::Nothing } else { Urgency::InTime };
+    builds.max(hits).max(cache_urgency(written.cache.as_ref(), report.cache.as_ref()))
+}
+
+/// Figures that hardly differ are not told at all: where the volume is a directory of the node's disk, the free space is
+/// never the same for long.
+fn cache_urgency(written: Option<&MemberCache>, now: Option<&MemberCache>) -> Urgency {
+    let (Some(before), Some(now)) = (written, now) else {
+        return if written == now { Urgency::Nothing } else { Urgency::Now };
+    };
+    let told = |cache: &MemberCache| (cache.reset_done.clone(), cache.reset_at.clone(), cache.healed_at.clone());
+    let fuller = |of: fn(&MemberCache) -> i64| scarcity(of(now)) > scarcity(of(before));
+    if told(before) != told(now) || fuller(MemberCache::percent_available) || fuller(MemberCache::percent_inodes_free) {
+        return Urgency::Now;
+    }
+    let moved =
+        |of: fn(&MemberCache) -> i64| of(now).abs_diff(of(before)) >= 2 || scarcity(of(now)) < scarcity(of(before));
+    let same = before.records == now.records
+        && before.capacity_bytes == now.capacity_bytes
+        && before.collected_at == now.collected_at
+        && !moved(MemberCache::percent_available)
+        && !moved(MemberCache::percent_inodes_free);
+    if same { Urgency::Nothing } else { Urgency::InTime }
+}
+
+/// How scarce something is of which so many percent are free.
+fn scarcity(percent: i64) -> usize {
+    [20, 10, 5, 2, 1].into_iter().filter(|step| percent < *step).count()
 }
 
 /// The object to apply: this entry and nothing else is this field manager's.
@@ -99,6 +150,11 @@ fn entry(me: &Identity, report: &Report) -> Value {
         warnings: report.problems.warnings.clone(),
         // The operator's.
         phase: None,
+        cache: report.cache.clone().map(|cache| MemberCache {
+            steps: report.hits.steps,
+            cached_steps: report.hits.cached,
+            ..cache
+        }),
     };
     json!({
         "apiVersion": BuildPool::api_version(&()),
@@ -114,27 +170,56 @@ mod tests {
     use buildpools_crds::lifecycle::Member;
 
     fn report(builds: usize) -> Report {
-        Report {
-            version: Some("v0.33.1".into()),
-            snapshotter: Some("overlayfs".into()),
-            builds,
-            problems: Problems::default(),
-        }
+        let snapshotter = Some("overlayfs".into());
+        Report { version: Some("v0.33.1".into()), snapshotter, builds, ..Report::default() }
     }
 
     #[test]
     fn what_is_urgent() {
         let problems = Problems { warnings: vec!["w".into()], ..Problems::default() };
         let warned = Report { problems, ..report(1) };
+        let hits = Total { steps: 1, cached: 0 };
+        let cached = |builds| Report { cache: Some(MemberCache::default()), ..report(builds) };
         for (written, now, expected) in [
             (None, Report::default(), Urgency::Nothing),
             (None, report(0), Urgency::Now),
             (Some(report(0)), report(0), Urgency::Nothing),
-            (Some(report(0)), report(1), Urgency::Later),
+            (Some(report(0)), report(1), Urgency::Soon),
+            (Some(cached(0)), Report { hits, ..cached(0) }, Urgency::InTime),
+            (Some(cached(0)), Report { hits, ..cached(1) }, Urgency::Soon),
+            (Some(report(0)), Report { hits, ..report(0) }, Urgency::Nothing),
             (Some(report(0)), warned.clone(), Urgency::Now),
             (Some(warned), report(1), Urgency::Now),
         ] {
             assert_eq!(urgency(written.as_ref(), &now), expected, "{written:?} -> {now:?}");
+        }
+    }
+
+    #[test]
+    fn how_urgent_the_cache_is() {
+        let full = |percent: i64, records: i64| MemberCache {
+            records,
+            capacity_bytes: 1000,
+            available_bytes: percent * 10,
+            ..MemberCache::default()
+        };
+        let reset = |done: &str| MemberCache { reset_done: Some(done.into()), ..full(50, 1) };
+        for (written, now, expected) in [
+            (None, None, Urgency::Nothing),
+            (None, Some(full(50, 1)), Urgency::Now),
+            (Some(full(50, 1)), Some(full(50, 1)), Urgency::Nothing),
+            (Some(full(50, 1)), Some(full(49, 1)), Urgency::Nothing),
+            (Some(full(50, 1)), Some(full(48, 1)), Urgency::InTime),
+            (Some(full(50, 1)), Some(full(50, 2)), Urgency::InTime),
+            (Some(full(20, 1)), Some(full(19, 1)), Urgency::Now),
+            (Some(full(3, 1)), Some(full(1, 1)), Urgency::Now),
+            // That there is room again is no alarm.
+            (Some(full(1, 1)), Some(full(50, 1)), Urgency::InTime),
+            (Some(full(19, 1)), Some(full(20, 1)), Urgency::InTime),
+            (Some(full(50, 1)), Some(reset("1")), Urgency::Now),
+            (Some(reset("1")), Some(reset("2")), Urgency::Now),
+        ] {
+            assert_eq!(cache_urgency(written.as_ref(), now.as_ref()), expected, "{written:?} -> {now:?}");
         }
     }
 

@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Identity;
 use crate::api::{self, ApiServer};
 use crate::attempt::Workshop;
+use crate::cache::Keeper;
+use crate::cache::volume::Volume;
 use crate::cli::Settings;
 use crate::credentials::Mounted;
 use crate::daemon::{self, Builder};
@@ -91,6 +93,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let (pool, report) = (workshop.pool.clone(), workshop.report.clone());
+    tasks.spawn(Keeper::new(daemon.clone(), Volume::new(&settings.cache), pool, report, events.clone()).run());
     tasks.spawn(watches::pool(api.clone(), me.clone(), events.clone(), pool_sender));
     let synced = probe.clone();
     tasks.spawn(watches::jobs(api.clone(), me.clone(), events.clone(), move || lock(&synced).watching(true)));

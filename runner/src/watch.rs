@@ -26,6 +26,8 @@ pub struct PoolSettings {
     pub max_build_duration: Duration,
     /// `spec.jobDefaults`.
     pub job_defaults: JobDefaults,
+    /// `spec.cache.reset`.
+    pub cache_reset: Option<String>,
 }
 
 impl PoolSettings {
@@ -34,6 +36,7 @@ impl PoolSettings {
             slots: usize::try_from(pool.spec.scaling.builds_per_member).unwrap_or(0),
             max_build_duration: std_duration(pool.spec.max_build_duration),
             job_defaults: pool.spec.job_defaults.clone(),
+            cache_reset: pool.spec.cache.reset.clone(),
         }
     }
 }

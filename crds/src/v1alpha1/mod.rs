@@ -4,6 +4,7 @@ mod job;
 mod job_status;
 mod pod;
 mod pool;
+mod pool_cache;
 mod pool_change;
 mod shared;
 
@@ -11,5 +12,6 @@ pub use job::*;
 pub use job_status::*;
 pub use pod::*;
 pub use pool::*;
+pub use pool_cache::*;
 pub use pool_change::*;
 pub use shared::*;

@@ -9,10 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pod::PodSettings;
+use super::pool_cache::{CacheVolume, MemberCache};
 use super::pool_change::{MemberPhase, PoolUpgrade, WhenDeleted};
-use super::shared::{
-    LocalReference, bytes_schema, conditions_schema, duration_schema, half_life_schema, ttl_schema, wait_schema,
-};
+use super::shared::{LocalReference, conditions_schema, duration_schema, half_life_schema, ttl_schema, wait_schema};
 
 /// Desired state of a BuildPool.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -232,28 +231,6 @@ impl JobDefaults {
     }
 }
 
-/// Cache volume of a member.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName)").message("storageClassName cannot be changed: create a new pool"))]
-pub struct CacheVolume {
-    /// Size that each member's PersistentVolumeClaim asks for.
-    #[schemars(schema_with = "bytes_schema")]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("size cannot be changed: create a new pool"))]
-    pub size: String,
-
-    /// StorageClass; the cluster's default when absent. The file system must be able to hold an overlayfs upper
-    /// layer: ext4 or xfs, not NFS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self == oldSelf").message("storageClassName cannot be changed: create a new pool"))]
-    pub storage_class_name: Option<String>,
-
-    /// Whether the volumes outlive the pool. A later pool of the same name in the same namespace uses them again.
-    #[serde(default)]
-    pub retain: bool,
-}
-
 /// A mounted registry Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -318,8 +295,8 @@ pub struct BuildPoolStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `Upgrading`, `CredentialsReady`, `BuildKitUpToDate`; for kstatus `Reconciling` and `Stalled`, which are
-    /// there only while they are True.
+    /// `Ready`, `Upgrading`, `CredentialsReady`, `BuildKitUpToDate`, `CacheHealthy`; for kstatus `Reconciling` and
+    /// `Stalled`, which are there only while they are True.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -383,6 +360,9 @@ pub struct PoolMember {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 253)))]
     pub missing_secrets: Vec<String>,
+    /// The member's cache and the volume that it lies on. Absent until the daemon has been asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<MemberCache>,
 
     /// Problems with the mounted credentials: which Secret, which entry, what is wrong. Never a credential.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

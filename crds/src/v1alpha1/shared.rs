@@ -103,6 +103,23 @@ pub(crate) fn bytes_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Schema of a part of a volume: a percentage of its size or a quantity of bytes.
+pub(crate) fn share_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 32,
+        "x-kubernetes-validations": [{
+            "rule": "self.matches('^([1-9]|[1-8][0-9]|9[0-5])%$') || (isQuantity(self) && quantity(self).isGreaterThan(quantity('0')))",
+            "message": "must be a percentage of cache.size from 1% to 95%, or a quantity of bytes above zero, for example 80% or 40Gi",
+        }],
+    })
+}
+
+/// Schema of the time that something unused is kept in a cache.
+pub(crate) fn keep_schema(_: &mut SchemaGenerator) -> Schema {
+    duration_between("1m", "8760h", "72h or 720h")
+}
+
 /// Schema of `metav1.Condition` lists, with the lengths that the Go type's markers give.
 pub(crate) fn conditions_schema(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = generator.subschema_for::<Vec<Condition>>();

@@ -133,6 +133,9 @@ where
     let claim = names::cache_claim(name, 0);
     wait::until(&tenant.pods(), &pod_of(name), "the pod is gone", wait::BUILD, |pod| pod.is_none()).await?;
     let claims = tenant.api::<PersistentVolumeClaim>();
+    if claims.get_opt(&claim).await?.is_some_and(|claim| claim.metadata.owner_references.is_none()) {
+        claims.delete(&claim, &DeleteParams::default()).await?;
+    }
     wait::until(&claims, &claim, "the claim is gone", wait::SOON, |claim| claim.is_none()).await?;
     let volumes: Api<PersistentVolume> = Api::all(tenant.environment.client.clone());
     wait::poll("the volume is gone", wait::SOON, async || {
@@ -153,6 +156,8 @@ fn bare(name: &str, pattern: &StatefulSetSpec) -> anyhow::Result<StatefulSet> {
     spec.template.metadata = Some(ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() });
     for claim in spec.volume_claim_templates.iter_mut().flatten() {
         claim.metadata.labels = Some(labels.clone());
+        // The pool's; `remove` deletes a claim that nobody owns.
+        claim.metadata.owner_references = None;
         claim.status = None;
     }
     let pod = spec.template.spec.as_mut().context("a template has a pod")?;

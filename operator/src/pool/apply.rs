@@ -6,19 +6,23 @@ use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::BuildPool;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{Api, DeleteParams, Preconditions, PropagationPolicy};
 use kube::{Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::info;
 
 use super::build::Objects;
+use super::cache::claims;
 use super::dereference::{Live, Observed};
 use super::preflight::{self, PreflightError};
 use super::problem::Problem;
 use super::reasons;
 use super::validate::{self, ValidPool};
+use crate::kube_ext::call::{CallError, call};
 use crate::kube_ext::ensure::{EnsureError, Manager, ensure, remove};
-use crate::kube_ext::owner;
+use crate::kube_ext::{owner, quantity};
 use crate::runtime::metrics::Metrics;
 
 /// Field manager of every object that a pool makes.
@@ -30,6 +34,9 @@ pub enum ApplyError {
     /// Trying again will not help until somebody changes something: said in the pool's status.
     #[error("{0}")]
     Problem(Problem),
+    /// The StatefulSet is being made anew, and its pods run on meanwhile. Looked at again when it is gone.
+    #[error("the StatefulSet is being made anew")]
+    Replacing,
     /// Tried again soon.
     #[error(transparent)]
     Ensure(#[from] EnsureError),
@@ -43,6 +50,7 @@ impl ApplyError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Problem(problem) => problem.reason(),
+            Self::Replacing => "Replacing",
             Self::Ensure(EnsureError::Call { source, .. }) => source.category(),
             Self::Ensure(EnsureError::Foreign { .. }) => "Foreign",
             Self::Ensure(EnsureError::Serialise { .. }) => "Serialise",
@@ -86,6 +94,7 @@ pub async fn apply(
     objects: Objects,
     live: Live,
     before: Before,
+    volumes: &claims::Plan,
     metrics: &Metrics,
 ) -> Result<StatefulSet, ApplyError> {
     // Exhaustive: what is built is put.
@@ -106,7 +115,63 @@ pub async fn apply(
     {
         return Err(ApplyError::Problem(problem));
     }
-    put.one(stateful_set, live.stateful_set).await
+    if let Some(set) = &live.stateful_set {
+        replace(client, pool, &stateful_set, set).await?;
+    }
+    let set = put.one(stateful_set, live.stateful_set).await?;
+    // Last: a quota that refuses larger volumes is no reason to leave anything else undone.
+    claims::apply(client, &pool.namespace, volumes).await.map_err(classify)?;
+    Ok(set)
+}
+
+/// A volume template cannot be changed, so a StatefulSet with another one is deleted without its pods (propagation
+/// policy Orphan), and the new one takes them over. Builds run on.
+async fn replace(
+    client: &Client,
+    pool: &ValidPool,
+    desired: &StatefulSet,
+    live: &StatefulSet,
+) -> Result<(), ApplyError> {
+    if !owner::is_controlled_by(&live.metadata, &pool.uid) {
+        return Ok(());
+    }
+    if live.metadata.deletion_timestamp.is_some() {
+        return Err(ApplyError::Replacing);
+    }
+    if same_volumes(desired, live) {
+        return Ok(());
+    }
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &pool.namespace);
+    let name = live.name_any();
+    let parameters = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Orphan),
+        preconditions: Some(Preconditions { uid: live.uid(), resource_version: live.resource_version() }),
+        ..DeleteParams::default()
+    };
+    match call(api.delete(&name, &parameters)).await {
+        Err(error) if !error.is_not_found() => {
+            let kind = StatefulSet::kind(&()).into_owned();
+            Err(EnsureError::Call { verb: "delete", kind, name, source: error }.into())
+        }
+        _ => {
+            info!(kind = "StatefulSet", name, "deleted without its pods: its volume template is another one");
+            Err(ApplyError::Replacing)
+        }
+    }
+}
+
+/// Whether new members would get the volumes that they should: size, class and owner.
+fn same_volumes(desired: &StatefulSet, live: &StatefulSet) -> bool {
+    let claims =
+        |set: &StatefulSet| set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.clone()).unwrap_or_default();
+    let owners = |claim: &PersistentVolumeClaim| claim.metadata.owner_references.clone().unwrap_or_default();
+    let size = |claim: &PersistentVolumeClaim| claims::requested(claim).and_then(quantity::bytes);
+    let (desired, live) = (claims(desired), claims(live));
+    desired.len() == live.len()
+        && desired
+            .iter()
+            .zip(&live)
+            .all(|(a, b)| a.name_any() == b.name_any() && owners(a) == owners(b) && size(a) == size(b))
 }
 
 /// Removes what must not outlive its reason, of a pool that stands still for another one.

@@ -15,12 +15,14 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, ListParams};
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
 use kube::{Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
+use super::cache::claims;
 use super::members;
 use crate::dispatch::nodes::Standing;
 use crate::kube_ext::call::{self, CallError, call};
@@ -74,6 +76,10 @@ pub struct Observed {
     pub pods: Vec<Pod>,
     /// Volumes of the names that members without a pod will take, if they exist.
     pub claims: Vec<PersistentVolumeClaim>,
+    /// All volumes that were made for a pool of this name.
+    pub volumes: Vec<PersistentVolumeClaim>,
+    /// Their StorageClasses, of those that are smaller than the pool wants.
+    pub classes: BTreeMap<String, StorageClass>,
     /// Events of the StatefulSet, when pods are missing, and of members that have a node and do not start there.
     pub events: Vec<Event>,
     /// Names of the jobs that are assigned to the member which is marked for replacement, read after its mark.
@@ -115,8 +121,20 @@ pub struct Live {
 impl Observed {
     /// Pods of the pool's own StatefulSet.
     pub fn members(&self) -> impl Iterator<Item = &Pod> {
-        let set = self.live.stateful_set.as_ref().and_then(kube::ResourceExt::uid).unwrap_or_default();
-        self.pods.iter().filter(move |pod| !set.is_empty() && owner::is_controlled_by(&pod.metadata, &set))
+        self.live.stateful_set.as_ref().into_iter().flat_map(|set| self.members_of(set))
+    }
+
+    /// Pods of this StatefulSet. One that was made anew for another volume template takes its predecessor's pods over as
+    /// soon as its controller has seen it; until then they have no owner, and are its members nonetheless.
+    pub fn members_of(&self, set: &StatefulSet) -> impl Iterator<Item = &Pod> {
+        let uid = set.uid().unwrap_or_default();
+        let observed = set.status.as_ref().and_then(|status| status.observed_generation);
+        let seen = observed.is_some() && observed == set.metadata.generation;
+        let is_member = move |pod: &Pod| match owner::controller(&pod.metadata) {
+            Some(owner) => owner.uid == uid,
+            None => !seen,
+        };
+        self.pods.iter().filter(move |pod| is_member(pod))
     }
 }
 
@@ -160,6 +178,8 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     let mut observed = Box::new(Observed { pool, live, pods, ..Observed::default() });
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
+    observed.volumes = read.volumes(name).await?;
+    observed.classes = read.classes(&observed).await?;
     observed.events = read.events(&observed).await?;
     observed.assigned = read.assigned_to_marked(&observed.pool).await?;
     observed.unreachable_nodes = read.unreachable_nodes(&observed).await?;
@@ -276,6 +296,23 @@ impl Reader<'_> {
         let claims: Vec<String> = missing.map(|ordinal| names::cache_claim(&pool, ordinal)).collect();
         let found = try_join_all(claims.iter().map(|name| self.get::<PersistentVolumeClaim>(name))).await?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn volumes(&self, pool: &str) -> Result<Vec<PersistentVolumeClaim>, DereferenceError> {
+        let ours = format!("{}={pool},{}={}", labels::POOL, labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
+        match call(self.api::<PersistentVolumeClaim>().list(&ListParams::default().labels(&ours))).await {
+            Ok(list) => Ok(list.items),
+            Err(source) => Err(DereferenceError { what: "the pool's volumes".to_owned(), source: source.into() }),
+        }
+    }
+
+    async fn classes(&self, observed: &Observed) -> Result<BTreeMap<String, StorageClass>, DereferenceError> {
+        let names = claims::classes_to_ask(&observed.pool, &observed.volumes);
+        let api: Api<StorageClass> = Api::all(self.client.clone());
+        let found = try_join_all(names.iter().map(|name| Box::pin(call::get(api.get(name))))).await;
+        let found =
+            found.map_err(|source| DereferenceError { what: "the volumes' StorageClass".to_owned(), source: source.into() })?;
+        Ok(names.into_iter().zip(found).filter_map(|(name, class)| Some((name, class?))).collect())
     }
 
     /// A StatefulSet says only in events why it cannot make a pod, and a kubelet why it cannot begin with one.

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod build;
 mod busy;
 pub mod buildkit;
+pub mod cache;
 pub mod credentials;
 pub mod deletion;
 pub mod dereference;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::{BuildPool, BuildPoolStatus};
+use futures::stream::select;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -40,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, error, info, info_span, warn};
 
 use self::apply::{ApplyError, Before};
+use self::cache::{claims, reports};
 use self::deletion::Departure;
 use self::dereference::Found;
 use self::events::{Announcer, News};
@@ -147,6 +150,7 @@ impl Progress {
 /// When watching ends without having been stopped.
 pub async fn run(client: Client, settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let (store, triggers) = watch::watch(&client);
+    let triggers = select(triggers, reports::watch(&client, metrics.clone())).boxed();
     let settings = Settings { metrics: metrics.clone(), ..settings };
     let announcer = Announcer::new(client.clone());
     let context = Arc::new(Context { client, settings, metrics, announcer, errors: Backoff::new(ERRORS) });
@@ -270,6 +274,11 @@ impl Visit {
     fn gone() -> Self {
         Self { progress: Progress::Gone, news: Vec::new(), figures: None }
     }
+
+    /// To be gone on with after this time at the latest.
+    fn soon(after: Duration) -> Self {
+        Self { progress: Progress::NotYet(after), news: Vec::new(), figures: None }
+    }
 }
 
 /// One pass over one pool.
@@ -308,9 +317,12 @@ pub async fn visit(
             let objects = build::build(&valid)?;
             let before = Before::of(&observed.pool);
             let live = observed.live.clone();
-            match Box::pin(apply::apply(client, &valid, objects, live, before, &settings.metrics)).await {
+            let volumes = claims::plan(&observed.pool, &observed.volumes, &observed.classes);
+            match Box::pin(apply::apply(client, &valid, objects, live, before, &volumes, &settings.metrics)).await {
                 Ok(set) => Ok(set),
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
+                // Its deletion is watched; this is for the case that the watch misses it.
+                Err(ApplyError::Replacing) => return Ok(Visit::soon(WAIT.first)),
                 Err(error) if apply::is_namespace_terminating(&error) => return Ok(Visit::gone()),
                 Err(error) => return Err(error.into()),
             }

@@ -53,6 +53,15 @@ pub enum Problem {
         /// Its value.
         value: String,
     },
+    /// `spec.cache.gc` leaves no room.
+    CacheLimits {
+        /// `maxUsed` in bytes.
+        max_used: i64,
+        /// `minFree` in bytes.
+        min_free: i64,
+        /// The volume in bytes.
+        bytes: i64,
+    },
     /// More is requested than allowed.
     RequestAboveLimit {
         /// Name of the resource.
@@ -140,7 +149,9 @@ impl Problem {
             }
             Self::AuthorityNotFound { .. } => reasons::CERTIFICATE_AUTHORITY_NOT_FOUND,
             Self::AuthorityInvalid { .. } => reasons::CERTIFICATE_AUTHORITY_INVALID,
-            Self::QuantityInvalid { .. } | Self::RequestAboveLimit { .. } => reasons::RESOURCES_INVALID,
+            Self::QuantityInvalid { .. } | Self::CacheLimits { .. } | Self::RequestAboveLimit { .. } => {
+                reasons::RESOURCES_INVALID
+            }
             Self::ObjectRefused { .. } => reasons::OBJECT_REFUSED,
             Self::PodRefused { .. } => reasons::POD_REFUSED,
             Self::Unschedulable { .. } => reasons::UNSCHEDULABLE,
@@ -185,6 +196,10 @@ impl fmt::Display for Problem {
             Self::QuantityInvalid { field, value } => {
                 write!(f, "{field}: {value:?} is not a usable quantity: write for example 50Gi")
             }
+            Self::CacheLimits { max_used, min_free, bytes } => write!(
+                f,
+                "spec.cache.gc: maxUsed ({max_used} bytes) and minFree ({min_free} bytes) do not fit into a volume of {bytes} bytes: together they may be the whole of it, and maxUsed at most 95% of it"
+            ),
             Self::RequestAboveLimit { resource, request, limit } => write!(
                 f,
                 "spec.pod.resources.requests.{resource}: {request} is more than the limit {limit}: lower it, or raise limits.{resource}"

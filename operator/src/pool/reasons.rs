@@ -85,6 +85,35 @@ pub mod buildkit {
     pub const ALL: &[&str] = &[UP_TO_DATE, BELOW_ADVISED, TOO_OLD, VERSION_UNKNOWN];
 }
 
+/// Reasons of `CacheHealthy`, and of Events of caches.
+pub mod cache {
+    /// True: the caches have room and nothing is known against them.
+    pub const CACHE_HEALTHY: &str = "CacheHealthy";
+    /// False: a cache's volume is nearly full.
+    pub const BYTES_PRESSURE: &str = "BytesPressure";
+    /// False: a cache's file system has nearly no inodes left.
+    pub const INODE_PRESSURE: &str = "InodePressure";
+    /// False: a daemon copies every layer.
+    pub const NATIVE_SNAPSHOTTER: &str = "NativeSnapshotter";
+    /// False: a daemon does not run because its database is damaged. Also the Event after the cache was emptied.
+    pub const CACHE_CORRUPTED: &str = "CacheCorrupted";
+    /// False: `spec.cache.size` has grown and the volumes cannot.
+    pub const VOLUME_EXPANSION_UNSUPPORTED: &str = "VolumeExpansionUnsupported";
+    /// Event: a cache was emptied because `spec.cache.reset` asked for it.
+    pub const CACHE_RESET: &str = "CacheReset";
+
+    /// All of them.
+    pub const ALL: &[&str] = &[
+        CACHE_HEALTHY,
+        BYTES_PRESSURE,
+        INODE_PRESSURE,
+        NATIVE_SNAPSHOTTER,
+        CACHE_CORRUPTED,
+        VOLUME_EXPANSION_UNSUPPORTED,
+        CACHE_RESET,
+    ];
+}
+
 /// Reasons of `Ready` that nothing but a change by somebody ends. kstatus is told of them by condition `Stalled`.
 pub const STALLED: &[&str] = &[
     NAME_CONFLICT,

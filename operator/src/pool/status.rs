@@ -8,6 +8,8 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Map, Value, json};
 
+use super::cache::limits::Limits;
+use super::cache::{claims, health};
 use super::dereference::Observed;
 use super::members::{self, Members};
 use super::problem::Problem;
@@ -49,7 +51,7 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     let upgrade = step.as_ref().map_or(next.upgrade.as_ref(), |step| step.upgrade.as_ref());
     let members = roster::roster(observed, set, upgrade);
     let none = Members { desired: observed.pool.spec.scaling.min_members, ..Members::default() };
-    let mut found = set.map_or(none, |set| members::look(set, observed.members(), &observed.events, now));
+    let mut found = set.map_or(none, |set| members::look(set, observed.members_of(set), &observed.events, now));
     let in_vain = members.iter().filter(|member| member.is_ready_in_vain()).count();
     found.ready -= i32::try_from(in_vain).unwrap_or(0).min(found.ready);
     found.problems.extend(buildkit::too_old(&members));
@@ -71,6 +73,8 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     }
     set_condition(conditions::CREDENTIALS_READY, credentials::condition(&observed.pool.spec, &next.members));
     set_condition(conditions::BUILDKIT_UP_TO_DATE, buildkit::condition(&members));
+    // Absent when the members that it was told of are gone.
+    set_condition(conditions::CACHE_HEALTHY, cache_health(observed));
     let (reconciling, stalled) = kstatus;
     set_condition(conditions::RECONCILING, reconciling);
     set_condition(conditions::STALLED, stalled);
@@ -100,6 +104,22 @@ fn kstatus(ready: &Said, upgrading: Option<&Said>) -> (Option<Said>, Option<Said
         None => (*status != Status::True).then(|| (Status::True, *reason, message.clone())),
     };
     (reconciling, stalled)
+}
+
+fn cache_health(observed: &Observed) -> Option<(Status, &'static str, String)> {
+    let pool = &observed.pool;
+    let plan = claims::plan(pool, &observed.volumes, &observed.classes);
+    let limits = Limits::of_pool(pool, plan.smallest);
+    let members = pool.status.as_ref().map(|status| status.members.as_slice()).unwrap_or_default();
+    let pods: Vec<String> = observed.pods.iter().filter_map(kube::ResourceExt::uid).collect();
+    let members: Vec<_> = members.iter().filter(|member| pods.contains(&member.uid)).cloned().collect();
+    health::condition(health::Facts {
+        members: &members,
+        pods: &observed.pods,
+        unexpandable: &plan.unexpandable,
+        limits: limits.as_ref(),
+        size: &pool.spec.cache.size,
+    })
 }
 
 fn ready(members: &Members, in_the_way: &[Problem]) -> Said {

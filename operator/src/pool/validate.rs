@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt as _};
 
 use super::Settings;
+use super::cache::claims;
+use super::cache::limits::Limits;
 use super::dereference::{Live, Observed};
 use super::problem::Problem;
 use crate::kube_ext::{owner, quantity};
@@ -58,8 +60,8 @@ pub struct ValidPool {
 pub struct Cache {
     /// Size as it was written.
     pub size: Quantity,
-    /// Size in bytes.
-    pub bytes: i64,
+    /// What garbage collection keeps to.
+    pub limits: Limits,
     /// StorageClass; the cluster's default when absent.
     pub storage_class: Option<String>,
     /// Whether volumes outlive the pool.
@@ -89,7 +91,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
     problems.extend(foreign_volumes(observed));
 
     let registries = registries(observed, &mut problems);
-    let cache = cache(pool, &mut problems);
+    let cache = cache(observed, &mut problems);
     let requests = quantities("requests", &pool.spec.pod.resources.requests, &mut problems);
     let limits = quantities("limits", &pool.spec.pod.resources.limits, &mut problems);
     problems.extend(requests_above_limits(&pool.spec.pod.resources));
@@ -183,12 +185,10 @@ fn is_of_earlier_pool(pool: &BuildPool, meta: &ObjectMeta) -> bool {
 fn foreign_volumes(observed: &Observed) -> impl Iterator<Item = Problem> {
     let (pool, profile) = (observed.pool.name_any(), observed.pool.spec.profile);
     observed.claims.iter().filter_map(move |claim| {
-        let label = |key: &str| claim.labels().get(key).map(String::as_str);
-        let ours = label(labels::POOL) == Some(&pool) && label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_VALUE);
-        if !ours {
+        if !claims::is_of(claim, &pool) {
             return Some(Problem::ForeignVolume { name: claim.name_any() });
         }
-        let other = label(labels::PROFILE) != profile_label(profile);
+        let other = claim.labels().get(labels::PROFILE).map(String::as_str) != profile_label(profile);
         other.then(|| Problem::VolumeOfOtherProfile { name: claim.name_any() })
     })
 }
@@ -219,15 +219,25 @@ fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry>
     valid
 }
 
-fn cache(pool: &BuildPool, problems: &mut Vec<Problem>) -> Option<Cache> {
+fn cache(observed: &Observed, problems: &mut Vec<Problem>) -> Option<Cache> {
+    let pool = &observed.pool;
     let spec = &pool.spec.cache;
     let Some(bytes) = quantity::bytes(&spec.size).filter(|bytes| *bytes > 0) else {
         problems.push(Problem::QuantityInvalid { field: "spec.cache.size".into(), value: spec.size.clone() });
         return None;
     };
+    // All members read one configuration, so the smallest volume counts that does not grow.
+    let smallest = claims::plan(pool, &observed.volumes, &observed.classes).smallest;
+    let limits = match Limits::of(&spec.gc, smallest.map_or(bytes, |smallest| smallest.min(bytes))) {
+        Ok(limits) => limits,
+        Err(problem) => {
+            problems.push(problem);
+            return None;
+        }
+    };
     Some(Cache {
         size: Quantity(spec.size.clone()),
-        bytes,
+        limits,
         storage_class: spec.storage_class_name.clone(),
         retain: spec.retain,
     })

@@ -1,6 +1,6 @@
 //! What a pool is made of, in full.
 
-use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, RUNNER_KEY};
+use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, RUNNER_KEY, START_KEY};
 use buildpools_operator::pool::{build, validate};
 use serde_json::{Value, json};
 
@@ -62,6 +62,56 @@ fn the_configuration_is_what_its_readers_read() {
 }
 
 #[test]
+fn garbage_is_collected_within_the_pools_limits() {
+    let policy = |spec: &Value| {
+        let toml: toml::Table = objects(spec).config_map.data.unwrap()[BUILDKITD_KEY].parse().unwrap();
+        assert!(toml["worker"]["oci"].get("maxUsedSpace").is_none(), "no part where there is a policy");
+        toml["worker"]["oci"]["gcpolicy"].as_array().unwrap().clone()
+    };
+    let gi = |number: i64| Some(number << 30);
+    let space = |rule: &toml::Value, field: &str| rule.get(field).and_then(toml::Value::as_integer);
+    let rules = policy(&minimal());
+    assert_eq!(rules.len(), 3);
+    for rule in &rules[1..] {
+        let limits = ["reservedSpace", "maxUsedSpace", "minFreeSpace"].map(|field| space(rule, field));
+        assert_eq!(limits, [gi(5), gi(40), gi(5)], "{rule}");
+        assert!(rule.get("keepDuration").is_none() && rule.get("filters").is_none(), "a bound for all: {rule}");
+    }
+    assert_eq!(rules[2].get("all").and_then(toml::Value::as_bool), Some(true));
+
+    let rules = policy(&full());
+    assert_eq!(rules.len(), 4);
+    assert_eq!(rules[1].as_table().unwrap().len(), 1, "without limits of space, all that is older goes");
+    assert_eq!(rules[1]["keepDuration"].as_str(), Some("2592000s"));
+    assert_eq!((space(&rules[3], "maxUsedSpace"), space(&rules[3], "minFreeSpace")), (gi(70), gi(20)));
+}
+
+#[test]
+fn the_daemons_entry_point_is_a_shell_script() {
+    let script = &objects(&minimal()).config_map.data.unwrap()[START_KEY];
+    let template = objects(&minimal()).stateful_set.spec.unwrap().template.spec.unwrap();
+    let daemon = &template.init_containers.unwrap()[0];
+    let command = daemon.command.as_ref().unwrap();
+    assert_eq!((command[0].as_str(), command[1].as_str()), ("/bin/sh", "/etc/buildkit/start.sh"));
+    assert!(script.starts_with("#!/bin/sh\n"));
+    let volume = template.volumes.unwrap().into_iter().find(|volume| volume.name == "daemon-config").unwrap();
+    let files: Vec<String> = volume.config_map.unwrap().items.unwrap().into_iter().map(|item| item.path).collect();
+    assert_eq!(files, ["buildkitd.toml", "start.sh"]);
+}
+
+#[test]
+fn a_volume_belongs_to_its_pool_from_the_beginning_unless_it_is_retained() {
+    let owners = |spec: &Value| {
+        let set = objects(spec).stateful_set.spec.unwrap();
+        let policy = set.persistent_volume_claim_retention_policy.unwrap();
+        assert_eq!((policy.when_deleted.as_deref(), policy.when_scaled.as_deref()), (Some("Retain"), Some("Retain")));
+        set.volume_claim_templates.unwrap()[0].metadata.owner_references.clone()
+    };
+    assert_eq!(owners(&minimal()).unwrap()[0].uid, "pool-uid");
+    assert_eq!(owners(&full()), None);
+}
+
+#[test]
 fn logins_and_tokens_are_mounted_into_the_runner_only() {
     for profile in ["Rootless", "UserNamespace"] {
         let mut spec = full();
@@ -93,10 +143,14 @@ fn what_only_a_restart_takes_up_changes_the_template_and_slots_do_not() {
     let mut slots = full();
     slots["scaling"] = json!({"minMembers": 5, "buildsPerMember": 1});
     assert_eq!(template(&slots), base, "a change that takes effect at once must not make members look old");
+    let mut cache = full();
+    (cache["cache"]["reset"], cache["cache"]["retain"]) = (json!("again"), json!(false));
+    assert_eq!(template(&cache), base, "a reset needs no other member");
 
     for (path, value) in [
         ("/maxBuildDuration", json!("2h")),
         ("/cache/size", json!("200Gi")),
+        ("/cache/gc/maxUsed", json!("60%")),
         ("/registries/2/host", json!("lab.example.com")),
         ("/credentials/0/secretRef/name", json!("other")),
         ("/buildkit/image", json!("moby/buildkit:v0.35.1-rootless")),

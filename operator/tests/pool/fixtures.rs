@@ -54,7 +54,10 @@ pub fn full() -> Value {
         "profile": "Rootless",
         "scaling": {"minMembers": 3, "buildsPerMember": 4},
         "maxBuildDuration": "90m",
-        "cache": {"size": "100Gi", "storageClassName": "local-ssd", "retain": true},
+        "cache": {
+            "size": "100Gi", "storageClassName": "local-ssd", "retain": true, "reset": "2026-01-31",
+            "gc": {"maxUsed": "70%", "minFree": "20Gi", "keepFor": "720h"},
+        },
         "credentials": [{"secretRef": {"name": "harbor-robot"}}, {"secretRef": {"name": "hub"}}],
         "registries": [
             {"host": "harbor.example.com", "caRef": {"configMap": "corp-ca", "key": "root.pem"}},

@@ -6,6 +6,7 @@ mod support;
 
 mod budget;
 mod build;
+mod cache;
 mod change;
 mod faults;
 mod fixtures;
@@ -13,5 +14,6 @@ mod members;
 mod permissions;
 mod preflight;
 mod reconcile;
+mod start;
 mod status;
 mod validate;

@@ -10,6 +10,7 @@ use serde::Deserialize as _;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::{STORAGE_CLASS, claim};
 use crate::fixtures::{
     NETWORK_POLICY, POOL, ROLE_BINDING, STATEFUL_SET, cluster, core, full, pass, pod, ready, ready_status, settings,
 };
@@ -86,6 +87,13 @@ async fn nothing_is_asked_that_is_not_granted() {
     for _ in 0..2 {
         pass(&server).await;
     }
+
+    // A volume that is to grow and to outlive the pool, and the StatefulSet that makes such ones.
+    server.put(&core("persistentvolumeclaims", "cache-fast-0"), claim("10Gi", &json!([])));
+    server.put(STORAGE_CLASS, json!({"provisioner": "p", "allowVolumeExpansion": true}));
+    server.change(POOL, |pool| pool["spec"]["cache"]["size"] = json!("200Gi"));
+    pass(&server).await;
+    pass(&server).await;
 
     let used: BTreeSet<Permission> = server.received().iter().map(Received::permission).collect();
     let granted = granted("buildpools-operator");

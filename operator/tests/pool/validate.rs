@@ -17,7 +17,7 @@ fn defaults() {
     let valid = validate::validate(&observed(&minimal()), &settings()).unwrap();
     assert_eq!((valid.members, valid.grace_seconds), (1, 3600));
     assert_eq!((valid.buildkit_image, valid.runner_image), (settings().buildkit_image, settings().runner_image));
-    assert_eq!(valid.cache.bytes, 50 << 30);
+    assert_eq!(valid.cache.limits.max_used, 40 << 30);
     assert!(!valid.cache.retain);
 }
 
@@ -28,6 +28,26 @@ fn the_default_image_is_the_profiles() {
     let mut named = user_namespace();
     named["buildkit"] = json!({"image": "example.com/mine:1"});
     assert_eq!(image(&named), "example.com/mine:1");
+}
+
+#[test]
+fn cache_limits_that_leave_no_room_are_named() {
+    let mut spec = minimal();
+    spec["cache"]["gc"] = json!({"maxUsed": "45Gi", "minFree": "20%"});
+    let found = problems(&observed(&spec));
+    assert_eq!(found[0].reason(), reasons::RESOURCES_INVALID);
+    assert!(found[0].to_string().starts_with("spec.cache.gc: maxUsed"), "{}", found[0]);
+}
+
+#[test]
+fn limits_follow_the_smallest_volume_that_does_not_grow() {
+    let mut seen = observed(&minimal());
+    seen.volumes = vec![from_value(crate::cache::claim("10Gi", &json!([]))).unwrap()];
+    let max_used = |seen: &Observed| validate::validate(seen, &settings()).unwrap().cache.limits.max_used;
+    assert_eq!(max_used(&seen), 8 << 30);
+    let class = json!({"provisioner": "p", "allowVolumeExpansion": true});
+    seen.classes = [("local-ssd".to_owned(), from_value(class).unwrap())].into();
+    assert_eq!(max_used(&seen), 40 << 30);
 }
 
 #[test]

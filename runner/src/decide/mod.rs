@@ -44,6 +44,8 @@ pub enum Event {
     Daemon(bool),
     /// The daemon's version is supported, or is too old to be given builds.
     Supported(bool),
+    /// Begin no build (or again): the cache is about to be emptied. Jobs that are bound wait.
+    Hold(bool),
     /// Take nothing more.
     Drain,
     /// The pool is deleted and cancels its builds.
@@ -142,12 +144,14 @@ impl Closed {
 
 /// What is known about the jobs of this pod.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and any combination is possible")]
 pub struct Core {
     me: Identity,
     synced: bool,
     slots: Option<usize>,
     daemon: bool,
     closed: Closed,
+    held: bool,
     jobs: HashMap<Uid, Entry>,
     /// Attempts that this process has dealt with, while the watch may still show them as they were.
     finished: HashMap<Uid, i32>,
@@ -162,6 +166,7 @@ impl Core {
             slots: None,
             daemon: false,
             closed: Closed::default(),
+            held: false,
             jobs: HashMap::new(),
             finished: HashMap::new(),
         }
@@ -197,6 +202,10 @@ impl Core {
             }
             Event::Daemon(answers) => {
                 self.daemon = answers;
+                self.consider()
+            }
+            Event::Hold(held) => {
+                self.held = held;
                 self.consider()
             }
             Event::Supported(supported) => {
@@ -363,7 +372,7 @@ impl Core {
             let ending = self.count(|doing| *doing == Doing::Accounting);
             let Some(entry) = self.jobs.get_mut(&uid) else { continue };
             let phase = entry.job.status.as_ref().map(|status| status.phase);
-            let ready = self.synced && self.daemon && closed.is_none();
+            let ready = self.synced && self.daemon && !self.held && closed.is_none();
             match (phase, self.slots) {
                 // The operator writes that it is cancelled; a write of ours would only be in the way.
                 (Some(JobPhase::Bound), _) if entry.job.spec.cancel => {}

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, MountedCa, MountedCredential, RUNNER_KEY};
+use buildpools_crds::member_config::{
+    BUILDKITD_KEY, MemberConfig, MountedCa, MountedCredential, RUNNER_KEY, START_KEY,
+};
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::PoolProfile;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 
+use super::super::cache::limits::Limits;
 use super::super::validate::ValidPool;
 use super::{BuildError, metadata, paths};
 use crate::kube_ext::ensure::short_hash;
@@ -18,7 +21,10 @@ const HISTORY_ENTRIES: u32 = 1000;
 /// How long it remembers them.
 const HISTORY_AGE: &str = "48h";
 
-/// The two files.
+/// The daemon's entry point.
+const START: &str = include_str!("start.sh");
+
+/// The two files that depend on the pool.
 pub(super) struct Configuration {
     buildkitd: String,
     runner: String,
@@ -31,7 +37,7 @@ impl Configuration {
 
     /// Hash of all that a member reads only when it starts; buildkitd keeps the authorities that it has read.
     pub(super) fn hash(&self, pool: &ValidPool) -> String {
-        let mut bytes = format!("{}\0{}", self.buildkitd, self.runner);
+        let mut bytes = format!("{}\0{}\0{START}", self.buildkitd, self.runner);
         for registry in &pool.registries {
             bytes.push('\0');
             bytes.push_str(&registry.authority);
@@ -46,6 +52,7 @@ pub(super) fn config_map(pool: &ValidPool, files: Configuration) -> ConfigMap {
         data: Some(BTreeMap::from([
             (BUILDKITD_KEY.to_owned(), files.buildkitd),
             (RUNNER_KEY.to_owned(), files.runner),
+            (START_KEY.to_owned(), START.to_owned()),
         ])),
         ..ConfigMap::default()
     }
@@ -85,23 +92,64 @@ struct Workers {
     containerd: ContainerdWorker,
 }
 
-/// Space in bytes, reckoned from the volume's size and not from the file system's: some volumes are directories of a
-/// larger one. A file system of this size has about 5 % less, so a tenth stays free for the build that runs when garbage
-/// is collected, which happens between builds only.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_excessive_bools, reason = "so it is in buildkitd.toml")]
 struct OciWorker {
     enabled: bool,
     rootless: bool,
+    #[serde(rename = "noProcessSandbox")]
     no_process_sandbox: bool,
     gc: bool,
+    gcpolicy: Vec<GcPolicy>,
+}
+
+/// A rule of garbage collection; all are applied in order, within a minute of a build's end and never during one. Space
+/// in bytes, reckoned from the volume's size and not from the file system's: some volumes are directories of a larger
+/// one.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct GcPolicy {
+    /// Kinds of records; all when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filters: Vec<&'static str>,
+    /// Records of frontends and the daemon's own too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
+    /// Only records that were not used for so many seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_duration: Option<String>,
     /// Kept, however little space there is.
-    reserved_space: i64,
-    /// More than this is collected.
-    max_used_space: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reserved_space: Option<i64>,
+    /// More than this is collected. Without any of the three, all is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_used_space: Option<i64>,
     /// Collected until so much is free.
-    min_free_space: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_free_space: Option<i64>,
+}
+
+/// BuildKit's own default rules (`cmd/buildkitd/config/gcpolicy.go`, v0.33) with the pool's limits, but for the one that
+/// spares for 60 days what is over the limit, and with `keepFor`.
+fn gc_policy(limits: &Limits) -> Vec<GcPolicy> {
+    let within = |all| GcPolicy {
+        all,
+        reserved_space: Some(limits.reserved),
+        max_used_space: Some(limits.max_used),
+        min_free_space: Some(limits.min_free),
+        ..GcPolicy::default()
+    };
+    let keep_for = limits
+        .keep_seconds
+        .map(|seconds| GcPolicy { keep_duration: Some(format!("{seconds}s")), ..GcPolicy::default() });
+    // What is made again most easily: local sources, cache mounts and git checkouts of two days ago, beyond 512 MB.
+    let easy = GcPolicy {
+        filters: vec!["type==source.local", "type==exec.cachemount", "type==source.git.checkout"],
+        keep_duration: Some("48h".to_owned()),
+        max_used_space: Some(512_000_000),
+        ..GcPolicy::default()
+    };
+    [Some(easy), keep_for, Some(within(false)), Some(within(true))].into_iter().flatten().collect()
 }
 
 #[derive(Serialize)]
@@ -143,9 +191,7 @@ fn buildkitd(pool: &ValidPool) -> Buildkitd {
                 // A sandbox needs a /proc of its own, which a container may mount only if nothing of its own is masked.
                 no_process_sandbox: pool.profile == PoolProfile::Rootless,
                 gc: true,
-                reserved_space: pool.cache.bytes / 10,
-                max_used_space: pool.cache.bytes / 10 * 8,
-                min_free_space: pool.cache.bytes / 10,
+                gcpolicy: gc_policy(&pool.cache.limits),
             },
             containerd: ContainerdWorker { enabled: false },
         },

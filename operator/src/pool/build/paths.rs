@@ -13,6 +13,10 @@ pub const SOCKET_DIRECTORY: &str = "/run/buildpools";
 pub const SOCKET: &str = "/run/buildpools/buildkitd.sock";
 /// Directory of `buildkitd.toml`.
 pub const DAEMON_CONFIG: &str = "/etc/buildkit";
+/// The daemon's entry point.
+pub const START: &str = "/etc/buildkit/start.sh";
+/// Where the runner sees the cache volume.
+pub const RUNNER_CACHE: &str = "/var/cache/buildkit";
 /// Directory of `runner.json`.
 pub const RUNNER_CONFIG: &str = "/etc/buildpools";
 /// Where Kubernetes clients look for their identity.

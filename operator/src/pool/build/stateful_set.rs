@@ -28,7 +28,6 @@ const USER: i64 = 1000;
 const REVISIONS: i32 = 3;
 
 pub(super) fn stateful_set(pool: &ValidPool, config_hash: &str) -> StatefulSet {
-    let when_deleted = if pool.cache.retain { "Retain" } else { "Delete" };
     StatefulSet {
         metadata: metadata(pool, names::stateful_set(&pool.name)),
         spec: Some(StatefulSetSpec {
@@ -43,9 +42,9 @@ pub(super) fn stateful_set(pool: &ValidPool, config_hash: &str) -> StatefulSet {
                 ..StatefulSetUpdateStrategy::default()
             }),
             revision_history_limit: Some(REVISIONS),
-            // A member that comes back finds its cache again.
+            // A member that comes back finds its cache again. The claims belong to the pool: see `cache/claims.rs`.
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(when_deleted.to_owned()),
+                when_deleted: Some("Retain".to_owned()),
                 when_scaled: Some("Retain".to_owned()),
             }),
             volume_claim_templates: Some(vec![cache_claim(pool)]),
@@ -56,7 +55,9 @@ pub(super) fn stateful_set(pool: &ValidPool, config_hash: &str) -> StatefulSet {
     }
 }
 
-/// Labelled, so that a volume that outlived its pool is known as the pool's when it comes again.
+/// Labelled, so that a volume that outlived its pool is known as the pool's when it comes again. With its owner from the
+/// beginning, so that no volume is left behind by a pool that is deleted a moment after a member was made. A template
+/// cannot be changed: `apply` makes the StatefulSet anew for another one.
 fn cache_claim(pool: &ValidPool) -> PersistentVolumeClaim {
     let mut labels = member_labels(pool);
     labels.extend(profile_label(pool.profile).map(|profile| (labels::PROFILE.to_owned(), profile.to_owned())));
@@ -64,6 +65,7 @@ fn cache_claim(pool: &ValidPool) -> PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(names::CACHE_CLAIM.to_owned()),
             labels: Some(labels),
+            owner_references: (!pool.cache.retain).then(|| vec![pool.owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: Some(PersistentVolumeClaimSpec {

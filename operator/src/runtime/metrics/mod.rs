@@ -1,8 +1,9 @@
 //! Metrics, as `docs/observability.md` lists them.
 //!
-//! Label values come from closed lists, but for namespace and name of a pool on the gauges of its queue and its members;
-//! those go with the pool. Nothing is labelled with a job's name.
+//! Label values come from closed lists, but for namespace and name of a pool on the gauges of its queue, its members and
+//! its cache; those go with the pool. Nothing is labelled with a job's name.
 
+mod caches;
 mod pools;
 mod queues;
 mod requests;
@@ -25,6 +26,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use self::caches::CacheFigures;
+use self::caches::Caches;
 pub use self::pools::PoolFigures;
 use self::pools::Pools;
 use self::queues::Queues;
@@ -90,6 +93,7 @@ struct Inner {
     dispatch: Histogram,
     queues: Arc<Queues>,
     pools: Arc<Pools>,
+    caches: Arc<Caches>,
     decisions: Family<ByDecision, Counter>,
     conflicts: Counter,
     attempts: Family<ByResult, Counter>,
@@ -108,6 +112,7 @@ impl Default for Metrics {
             dispatch: Histogram::new(DISPATCH),
             queues: Arc::default(),
             pools: Arc::default(),
+            caches: Arc::default(),
             decisions: Family::default(),
             conflicts: Counter::default(),
             attempts: Family::default(),
@@ -128,6 +133,7 @@ impl Default for Metrics {
         );
         registry.register_collector(Box::new(inner.queues.clone()));
         registry.register_collector(Box::new(inner.pools.clone()));
+        registry.register_collector(Box::new(inner.caches.clone()));
         registry.register("decisions", "Decisions of the scheduler by kind and reason", inner.decisions.clone());
         registry.register(
             "bind_conflicts",
@@ -202,6 +208,16 @@ impl Metrics {
             Some(figures) => self.0.pools.set(namespace, pool, figures),
             None => self.0.pools.forget(namespace, pool),
         }
+    }
+
+    /// What the pool's members report of their caches.
+    pub fn cache(&self, namespace: &str, pool: &str, figures: CacheFigures) {
+        self.0.caches.set(namespace, pool, figures);
+    }
+
+    /// The pool is gone, or none of its members reports.
+    pub fn forget_cache(&self, namespace: &str, pool: &str) {
+        self.0.caches.forget(namespace, pool);
     }
 
     /// The pool's queue is gone.

@@ -33,6 +33,7 @@ async fn used() -> Metrics {
     metrics.bind_conflict();
     metrics.decided("Bind", "CacheHit");
     metrics.queue("team-a", "main", 3, Some(Timestamp::now() - Duration::from_secs(90)));
+    metrics.cache("team-a", "main", CacheFigures { bytes: 7, available: 3, steps: 4, cached_steps: 3 });
     metrics.reconciled("Ready", Duration::from_millis(30));
     metrics.repaired("NetworkPolicy");
     let members = [(MemberPhase::Ready, 2), (MemberPhase::Draining, 1)].into();
@@ -104,8 +105,10 @@ async fn what_happened_can_be_read() {
 async fn a_pool_that_goes_takes_its_series_along() {
     let metrics = used().await;
     metrics.queue("team-b", "main", 1, None);
+    assert_has(&metrics.text().unwrap(), "buildpools_pool_cache_hit_ratio{namespace=\"team-a\",pool=\"main\"} 0.75");
     metrics.forget_pool("team-a", "main");
     metrics.pool("team-a", "main", None);
+    metrics.forget_cache("team-a", "main");
     let text = metrics.text().unwrap();
     assert!(!text.contains("team-a"), "{text}");
     assert_has(&text, "buildpools_queue_oldest_wait_seconds{namespace=\"team-b\",pool=\"main\"} 0.0");

@@ -55,17 +55,15 @@ pub(super) fn container(pool: &ValidPool) -> Container {
     }
 }
 
-/// What `rootlesskit` and `buildkitd` are started by in profile Rootless. The volume's root has the setgid bit, because
-/// the kubelet sets it with the `fsGroup`, and a new directory inherits it from the one above: without this, every image
-/// would have it on its root directory and on all that a step makes there.
-const ROOTLESS: &str = r#"mkdir -p -m 700 "$0" && chmod g-s "$0" && exec rootlesskit buildkitd "$@""#;
-
-/// UserNamespace: plain buildkitd, whatever the image's entry point is; the pod has its user namespace already.
+/// The image's own program under an entry point that knows a damaged cache (`start.sh`). UserNamespace: plain buildkitd,
+/// whatever the image's entry point is; the pod has its user namespace already.
 fn command(profile: PoolProfile) -> Vec<String> {
-    match profile {
-        PoolProfile::Rootless => vec!["sh".to_owned(), "-c".to_owned(), ROOTLESS.to_owned(), paths::root(profile)],
-        PoolProfile::UserNamespace => vec!["buildkitd".to_owned()],
-    }
+    let program: &[&str] = match profile {
+        PoolProfile::Rootless => &["rootlesskit", "buildkitd"],
+        PoolProfile::UserNamespace => &["buildkitd"],
+    };
+    let entry = ["/bin/sh", paths::START, paths::state(profile)];
+    entry.iter().chain(program).map(|word| (*word).to_owned()).collect()
 }
 
 fn arguments(profile: PoolProfile) -> Vec<String> {

@@ -34,6 +34,7 @@ pub(super) fn container(pool: &ValidPool) -> Container {
             value("POOL_NAME", &pool.name),
             value("BUILDKIT_SOCKET", paths::SOCKET),
             value("CONFIG", &format!("{}/{RUNNER_KEY}", paths::RUNNER_CONFIG)),
+            value("CACHE", paths::RUNNER_CACHE),
         ]),
         resources: Some(resources()),
         security_context: Some(security_context()),

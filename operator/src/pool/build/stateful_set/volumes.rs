@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use buildpools_crds::member_config::{BUILDKITD_KEY, RUNNER_KEY};
+use buildpools_crds::member_config::{BUILDKITD_KEY, RUNNER_KEY, START_KEY};
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::PoolProfile;
 use k8s_openapi::api::core::v1::{
@@ -37,7 +37,11 @@ fn login_mode(profile: PoolProfile) -> i32 {
 pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
     let mut volumes = vec![
         empty(SOCKET),
-        config(DAEMON_CONFIG, &names::config_map(&pool.name), BUILDKITD_KEY, BUILDKITD_KEY),
+        config_files(
+            DAEMON_CONFIG,
+            &names::config_map(&pool.name),
+            vec![item(BUILDKITD_KEY, BUILDKITD_KEY), item(START_KEY, START_KEY)],
+        ),
         config(RUNNER_CONFIG, &names::config_map(&pool.name), RUNNER_KEY, RUNNER_KEY),
         token(),
         empty(TMP),
@@ -66,6 +70,8 @@ pub(super) fn runner_mounts(pool: &ValidPool) -> Vec<VolumeMount> {
         read_only(RUNNER_CONFIG, paths::RUNNER_CONFIG),
         read_only(TOKEN, paths::TOKEN),
         mount(TMP, "/tmp"),
+        // For what BuildKit does not tell: how full it is, and which reset it has seen (runner/src/cache/volume.rs).
+        mount(names::CACHE_CLAIM, paths::RUNNER_CACHE),
     ];
     mounts.extend(authority_mounts(pool));
     let logins = pool.credentials.iter().enumerate();
@@ -109,11 +115,15 @@ fn item(key: &str, path: &str) -> KeyToPath {
 
 /// Whole directories, no `subPath`: only so do changes reach a running container.
 fn config(name: &str, config_map: &str, key: &str, path: &str) -> Volume {
+    config_files(name, config_map, vec![item(key, path)])
+}
+
+fn config_files(name: &str, config_map: &str, items: Vec<KeyToPath>) -> Volume {
     Volume {
         name: name.to_owned(),
         config_map: Some(ConfigMapVolumeSource {
             name: config_map.to_owned(),
-            items: Some(vec![item(key, path)]),
+            items: Some(items),
             ..ConfigMapVolumeSource::default()
         }),
         ..Volume::default()
