@@ -2,10 +2,12 @@
 
 mod job;
 mod job_status;
+mod network;
 mod pool;
 mod shared;
 
 pub use job::*;
 pub use job_status::*;
+pub use network::*;
 pub use pool::*;
 pub use shared::*;

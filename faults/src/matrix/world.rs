@@ -230,7 +230,11 @@ fn start_operator(site: &Site) -> Process {
 /// All of the operator's work, as its process runs them once it leads.
 async fn operator(door: Door, stop: CancellationToken) -> Result<()> {
     let client = door.client();
-    let pools = pool::Settings { runner_image: "runner:v0".to_owned(), buildkit_image: "buildkit:v0".to_owned() };
+    let pools = pool::Settings {
+        runner_image: "runner:v0".to_owned(),
+        buildkit_image: "buildkit:v0".to_owned(),
+        network: pool::network::ClusterNetwork::default(),
+    };
     let metrics = Metrics::default();
     let jobs = dispatch::Settings {
         instance: "operator-0".to_owned(),

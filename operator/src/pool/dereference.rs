@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::SocketAddr;
 
 use buildpools_crds::v1alpha1::BuildPool;
 use buildpools_crds::{labels, names};
@@ -12,6 +13,7 @@ use futures::future::{try_join, try_join_all, try_join4};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::{Api, ListParams};
@@ -20,6 +22,11 @@ use serde::de::DeserializeOwned;
 
 use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::owner;
+
+use super::network;
+
+/// Namespace and name of the EndpointSlice with the API server's addresses, which API servers keep themselves.
+pub const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// A read that failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +52,8 @@ pub struct Observed {
     pub pool: BuildPool,
     /// The ConfigMaps that the pool names and that exist, with the keys that it names and that exist.
     pub authorities: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the API server is.
+    pub api_server: Vec<SocketAddr>,
     /// Objects of the names that the pool needs, whoever they belong to.
     pub live: Live,
     /// Pods with the pool's label.
@@ -64,7 +73,7 @@ pub struct Live {
     pub role_binding: Option<RoleBinding>,
     /// The configuration of daemon and runner.
     pub config_map: Option<ConfigMap>,
-    /// Who may connect to members.
+    /// Who may connect to members, and where they may connect to.
     pub network_policy: Option<NetworkPolicy>,
     /// The members' host names.
     pub service: Option<Service>,
@@ -111,6 +120,7 @@ pub async fn dereference(
     let live = Live { service_account, role_binding, config_map, network_policy, service, stateful_set: set };
 
     let mut observed = Box::new(Observed { pool, live, pods, ..Observed::default() });
+    observed.api_server = read.api_server().await?;
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
     observed.events = read.events(&observed).await?;
@@ -134,6 +144,12 @@ impl Reader<'_> {
         let api = self.api::<K>();
         let found = Box::pin(call::get(api.get(name))).await;
         found.map_err(|source| DereferenceError { what: format!("{} {name}", K::kind(&())), source })
+    }
+
+    async fn api_server(&self) -> Result<Vec<SocketAddr>, DereferenceError> {
+        let (namespace, name) = API_SERVER;
+        let found = Reader { client: self.client, namespace }.get::<EndpointSlice>(name).await?;
+        Ok(found.as_ref().map(network::api_server).unwrap_or_default())
     }
 
     async fn pods(&self, pool: &str) -> Result<Vec<Pod>, DereferenceError> {

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod build;
 pub mod dereference;
 pub mod members;
+pub mod network;
 pub mod problem;
 pub mod reasons;
 pub mod status;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub runner_image: String,
     /// Image of buildkitd, where a pool names none.
     pub buildkit_image: String,
+    /// What members need of the network, whatever their pool says.
+    pub network: network::ClusterNetwork,
 }
 
 /// A reconcile that is to be tried again.
