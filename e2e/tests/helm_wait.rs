@@ -15,7 +15,7 @@ const SUCCEEDS: &str = "FROM scratch\nCOPY Dockerfile /\n";
 async fn helm(tenant: &Tenant, args: &[&str]) -> anyhow::Result<Output> {
     let home = tempfile::tempdir()?;
     let environment = &tenant.environment;
-    tokio::process::Command::new(environment.tool("helm"))
+    tokio::process::Command::new(environment.cluster.tool("helm"))
         .args(["--namespace", &tenant.namespace])
         .args(args)
         .env("KUBECONFIG", &environment.cluster.kubeconfig)

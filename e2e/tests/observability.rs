@@ -54,7 +54,7 @@ struct Forwarding {
 }
 
 async fn forward(environment: &Environment, pod: &str, port: u16) -> anyhow::Result<Forwarding> {
-    let mut kubectl = Command::new(environment.tool("kubectl"))
+    let mut kubectl = Command::new(environment.cluster.tool("kubectl"))
         .args(["-n", SYSTEM, "port-forward", &format!("pod/{pod}"), &format!(":{port}"), "--address=127.0.0.1"])
         .env("KUBECONFIG", &environment.cluster.kubeconfig)
         .stdin(Stdio::null())

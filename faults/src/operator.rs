@@ -35,6 +35,7 @@ pub fn start(plane: &ControlPlane, pod: &str, kubeconfig: &str, health: SocketAd
         ("POD_NAMESPACE", OPERATOR_NAMESPACE),
         ("HEALTH_ADDR", &health),
         ("METRICS_ADDR", "127.0.0.1:0"),
+        ("DEBUG_ADDR", "127.0.0.1:0"),
         ("RUNNER_IMAGE", "runner"),
         ("BUILDKIT_IMAGE", "buildkitd"),
         ("RUST_LOG", "warn,buildpools_operator=info"),

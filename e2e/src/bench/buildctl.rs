@@ -37,7 +37,7 @@ impl Buildctl {
         site.write("context/Dockerfile", dockerfile)?;
         site.write("docker/config.json", &site::docker_config(environment))?;
         Ok(Self {
-            program: environment.tool("buildctl"),
+            program: environment.cluster.tool("buildctl"),
             address: format!("unix://{}", socket.display()),
             context: site.path("context"),
             docker_config: site.path("docker"),

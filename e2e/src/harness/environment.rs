@@ -1,7 +1,7 @@
 //! The running cluster and clients to talk to it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 
 use anyhow::Context as _;
@@ -51,17 +51,12 @@ impl Environment {
     /// # Errors
     /// When kubectl cannot be started.
     pub async fn kubectl(&self, args: &[&str]) -> anyhow::Result<Output> {
-        Ok(tokio::process::Command::new(self.tool("kubectl"))
+        Ok(tokio::process::Command::new(self.cluster.tool("kubectl"))
             .args(args)
             .env("KUBECONFIG", &self.cluster.kubeconfig)
             .stdin(std::process::Stdio::null())
             .output()
             .await?)
-    }
-
-    /// Path of one of the cluster's programs.
-    pub fn tool(&self, name: &str) -> PathBuf {
-        self.cluster.tools.join(name)
     }
 
     /// Kills the first process of a container, as the kernel does when memory is short.
@@ -74,7 +69,7 @@ impl Environment {
         let found = statuses.into_iter().find(|s| s.name == container).context("container")?;
         let id =
             found.container_id.as_deref().and_then(|id| id.strip_prefix("containerd://")).context("container ID")?;
-        let output = tokio::process::Command::new(self.tool("ctr"))
+        let output = tokio::process::Command::new(self.cluster.tool("ctr"))
             .arg("--address")
             .arg(&self.cluster.containerd_socket)
             .args(["-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id])

@@ -41,6 +41,8 @@ pub struct Kills {
     pub replaced: usize,
     /// Operators by SIGTERM, and another pod came instead.
     pub rolled: usize,
+    /// Operators that ended by themselves, for instance because they lost their lease, and were started again.
+    pub ended: usize,
     /// Runners.
     pub runners: usize,
     /// Daemons.
@@ -54,6 +56,7 @@ impl AddAssign for Kills {
         self.restarted += other.restarted;
         self.replaced += other.replaced;
         self.rolled += other.rolled;
+        self.ended += other.ended;
         self.runners += other.runners;
         self.daemons += other.daemons;
         self.pods += other.pods;
@@ -62,11 +65,11 @@ impl AddAssign for Kills {
 
 impl fmt::Display for Kills {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { restarted, replaced, rolled, runners, daemons, pods } = self;
+        let Self { restarted, replaced, rolled, ended, runners, daemons, pods } = self;
         let killed = restarted + replaced;
         write!(
             f,
-            "{killed} operators by SIGKILL ({replaced} with a new name), {rolled} by SIGTERM, {runners} runners, \
+            "{killed} operators by SIGKILL ({replaced} with a new name), {rolled} by SIGTERM; {ended} operators ended by themselves; {runners} runners, \
              {daemons} daemons, {pods} pods"
         )
     }
@@ -111,6 +114,14 @@ impl Operators {
         let mut kills = Kills::default();
         let client = self.plane.client(User::Admin).await?;
         while pause(OPERATOR_EVERY, &stop).await {
+            // The kubelet starts a container again that has ended, for instance because it lost its lease.
+            for (pod, process) in &mut self.processes {
+                if process.as_ref().is_none_or(Kept::has_ended) {
+                    kills.ended += 1;
+                    drop(process.take());
+                    *process = Some(start(&self.plane, pod, &self.kubeconfig)?);
+                }
+            }
             let leader = holder(&client).await?;
             // While nobody leads, nobody is killed: a candidate takes over after it has watched a dead leader's lease for
             // its whole time, and one that dies meanwhile begins anew.

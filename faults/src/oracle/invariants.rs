@@ -259,7 +259,8 @@ mod tests {
             };
             let version = self.entries.len() as u64;
             self.entries.push(Entry {
-                at: self.now,
+                // One a second.
+                at: self.now + Duration::from_secs(version),
                 version,
                 change,
                 resource,
