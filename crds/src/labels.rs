@@ -16,5 +16,8 @@ pub const MANAGED_BY_VALUE: &str = "buildpools";
 /// Value of [`COMPONENT`] on pool members.
 pub const COMPONENT_MEMBER: &str = "build-member";
 
+/// Label of a cache volume with the profile whose users own its files; a volume without it is of profile Rootless.
+pub const PROFILE: &str = "buildpools.dev/profile";
+
 /// Annotation of the pool that builds the jobs of its namespace that name none: `"true"`, as with StorageClasses.
 pub const DEFAULT_POOL: &str = "buildpools.dev/is-default-pool";

@@ -42,7 +42,19 @@ fn pool() -> Value {
                 {"to": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "registry"}}}},
             ]},
             "buildkit": {"image": "moby/buildkit:rootless"},
-            "pod": {"resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "4Gi"}}},
+            "pod": {
+                "resources": {"requests": {"cpu": 1, "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
+                "nodeSelector": {"example.com/purpose": "builds"},
+                "tolerations": [{"key": "example.com/builds", "operator": "Exists", "effect": "NoSchedule"}],
+                "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "example.com/disk", "operator": "In", "values": ["nvme"]}]},
+                ]}}},
+                "priorityClassName": "builds",
+                "runtimeClassName": "sandboxed",
+                "labels": {"example.com/team": "a"},
+                "annotations": {"example.com/cost-centre": "42"},
+                "imagePullSecrets": [{"name": "mirror"}],
+            },
         },
     })
 }
@@ -202,6 +214,26 @@ fn pool_cases() -> Vec<Case> {
         ),
         ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
         ("spec.pod.resources.limits", json!({"memory": "lots"}), &["spec.pod.resources.limits", "quantities"]),
+        ("spec.pod.labels", json!({"buildpools.dev/pool": "other"}), &["spec.pod.labels", "buildpools.dev/"]),
+        ("spec.pod.labels", json!({"x.buildpools.dev/y": ""}), &["spec.pod.labels", "buildpools.dev/"]),
+        ("spec.pod.labels", json!({"app.kubernetes.io/component": "x"}), &["spec.pod.labels", "component"]),
+        ("spec.pod.labels", json!({"controller-revision-hash": "x"}), &["spec.pod.labels", "revision"]),
+        ("spec.pod.annotations", json!({"buildpools.dev/config": "x"}), &["spec.pod.annotations", "buildpools.dev/"]),
+        (
+            "spec.pod.annotations",
+            json!({"container.apparmor.security.beta.kubernetes.io/buildkitd": "unconfined"}),
+            &["spec.pod.annotations", "confine"],
+        ),
+        ("spec.pod.priorityClassName", json!("A B"), &["spec.pod.priorityClassName", "PriorityClass"]),
+        ("spec.pod.runtimeClassName", json!("a/b"), &["spec.pod.runtimeClassName", "RuntimeClass"]),
+        ("spec.pod.imagePullSecrets", json!([{"name": "b/a"}]), &["spec.pod.imagePullSecrets", "same namespace"]),
+        (
+            "spec.pod.affinity",
+            json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                {"topologyKey": "kubernetes.io/hostname", "namespaces": ["team-b"]},
+            ]}}),
+            &["spec.pod.affinity", "namespaces", "unknown field"],
+        ),
     ]
 }
 
@@ -279,6 +311,7 @@ async fn what_is_immutable_cannot_be_changed() {
         pool.spec.cache.storage_class_name = None;
         tenant.pools().create(&PostParams::default(), &pool).await?;
         let cases = [
+            (json!({"spec": {"profile": "UserNamespace"}}), "spec.profile"),
             (json!({"spec": {"cache": {"size": "20Gi"}}}), "spec.cache.size"),
             (json!({"spec": {"cache": {"storageClassName": "other"}}}), "storageClassName cannot be changed"),
         ];

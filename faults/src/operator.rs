@@ -38,6 +38,7 @@ pub fn start(plane: &ControlPlane, pod: &str, kubeconfig: &str, health: SocketAd
         ("DEBUG_ADDR", "127.0.0.1:0"),
         ("RUNNER_IMAGE", "runner"),
         ("BUILDKIT_IMAGE", "buildkitd"),
+        ("BUILDKIT_USER_NAMESPACE_IMAGE", "buildkitd-plain"),
         ("RUST_LOG", "warn,buildpools_operator=info"),
     ];
     Kept::start(layout, pod, &program()?, [] as [&str; 0], &variables)

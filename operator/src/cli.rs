@@ -17,9 +17,13 @@ pub struct Cli {
     #[arg(long, env = "RUNNER_IMAGE")]
     pub runner_image: String,
 
-    /// Image of buildkitd (rootless) for pools that name none
+    /// Image of buildkitd in its rootless variant, for pools of profile Rootless that name none
     #[arg(long, env = "BUILDKIT_IMAGE")]
     pub buildkit_image: String,
+
+    /// Image of buildkitd for pools of profile UserNamespace that name none
+    #[arg(long, env = "BUILDKIT_USER_NAMESPACE_IMAGE")]
+    pub buildkit_user_namespace_image: String,
 
     /// DNS servers of the cluster, as networks, if they are not the pods k8s-app=kube-dns of kube-system. The default is
     /// where NodeLocal DNSCache listens
@@ -89,6 +93,7 @@ impl Cli {
         pool::Settings {
             runner_image: self.runner_image.clone(),
             buildkit_image: self.buildkit_image.clone(),
+            buildkit_user_namespace_image: self.buildkit_user_namespace_image.clone(),
             network: pool::network::ClusterNetwork {
                 dns: self.dns_cidrs.clone(),
                 api_service: host.map(|host| SocketAddr::new(host, self.api_service_port)),

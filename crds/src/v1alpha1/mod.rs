@@ -3,11 +3,13 @@
 mod job;
 mod job_status;
 mod network;
+mod pod;
 mod pool;
 mod shared;
 
 pub use job::*;
 pub use job_status::*;
 pub use network::*;
+pub use pod::*;
 pub use pool::*;
 pub use shared::*;

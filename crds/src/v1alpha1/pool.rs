@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::core::Duration;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::NetworkSettings;
+use super::pod::PodSettings;
 use super::shared::{
     LocalReference, bytes_schema, conditions_schema, duration_schema, half_life_schema, ttl_schema, wait_schema,
 };
@@ -42,8 +42,9 @@ pub struct BuildPoolSpec {
     #[serde(default)]
     pub class: PoolClass,
 
-    /// How the daemon is confined.
+    /// How the daemon is confined. Cannot be changed: the cache's files belong to other users in the other profile.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("profile cannot be changed, because the cache's files belong to other users in the other profile: create a new pool"))]
     pub profile: PoolProfile,
 
     /// Number of members and of builds in each.
@@ -137,9 +138,14 @@ pub enum PoolClass {
 /// How the daemon is confined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum PoolProfile {
-    /// buildkitd as user 1000 in a user namespace of its own making (rootlesskit), without privileges.
+    /// buildkitd as user 1000 in a user namespace of its own making (rootlesskit). Works on any node. The builds of a
+    /// pool that run at the same time see each other's processes.
     #[default]
     Rootless,
+    /// buildkitd as root of the pod's own user namespace (`hostUsers: false`), unprivileged on the node. A RUN step sees
+    /// its own processes only. Needs nodes with user namespaces for pods: Kubernetes 1.33, containerd 2.0 or CRI-O 1.25,
+    /// a file system of the cache that can be mounted with mapped IDs (ext4, xfs).
+    UserNamespace,
 }
 
 /// Number of members and of builds in each.
@@ -280,7 +286,8 @@ pub struct CaReference {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BuildKitSettings {
-    /// Image of buildkitd, in its rootless variant. The operator's default when absent. Takes effect when a member is
+    /// Image of buildkitd: for profile Rootless its rootless variant (`moby/buildkit:<version>-rootless`), for
+    /// UserNamespace the plain one. The operator's default for the profile when absent. Takes effect when a member is
     /// replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
@@ -289,44 +296,6 @@ pub struct BuildKitSettings {
 }
 
 impl BuildKitSettings {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// The members' pods.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PodSettings {
-    /// Resources of the container that builds.
-    #[serde(default, skip_serializing_if = "PodResources::is_default")]
-    pub resources: PodResources,
-}
-
-impl PodSettings {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Resource requests and limits, as in a container.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PodResources {
-    /// What the scheduler reserves.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
-    #[x_kube(validation = Rule::new("self.all(k, type(self[k]) == int || isQuantity(self[k]))").message("must hold quantities, for example cpu: 500m, memory: 1Gi"))]
-    pub requests: BTreeMap<String, IntOrString>,
-
-    /// What the container may use at most.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 16))]
-    #[x_kube(validation = Rule::new("self.all(k, type(self[k]) == int || isQuantity(self[k]))").message("must hold quantities, for example cpu: 2, memory: 4Gi"))]
-    pub limits: BTreeMap<String, IntOrString>,
-}
-
-impl PodResources {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }

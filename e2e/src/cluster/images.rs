@@ -20,8 +20,10 @@ use super::{Layout, containerd, node};
 pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The base of the tests' builds and pods.
 pub const BUSYBOX: &str = "docker.io/library/busybox:stable";
-/// BuildKit for the pools.
+/// BuildKit for pools of profile Rootless.
 pub const BUILDKIT: &str = "docker.io/moby/buildkit:v0.33.1-rootless";
+/// BuildKit for pools of profile UserNamespace.
+pub const BUILDKIT_PLAIN: &str = "docker.io/moby/buildkit:v0.33.1";
 /// The operator, as [`load`] makes it.
 pub const OPERATOR: &str = "docker.io/buildpools/operator:dev";
 /// The runner, as [`load`] makes it.
@@ -40,6 +42,8 @@ pub struct Images {
     pub pause: PathBuf,
     /// [`BUILDKIT`].
     pub buildkit: PathBuf,
+    /// [`BUILDKIT_PLAIN`].
+    pub buildkit_plain: PathBuf,
     /// The base of operator and runner.
     cc: PathBuf,
 }
@@ -65,12 +69,15 @@ impl Images {
         ];
         let files = files.each_ref().map(|(name, path)| (*name, path.as_path()));
         let buildkit = maker.image("buildkit", BUILDKIT, &files, &[("debian", &debian)])?;
-        Ok(Self { busybox, pause, buildkit, cc })
+        let files: Vec<_> = files.into_iter().filter(|(name, _)| *name != "rootlesskit").collect();
+        let buildkit_plain = maker.image("buildkit-plain", BUILDKIT_PLAIN, &files, &[("debian", &debian)])?;
+        Ok(Self { busybox, pause, buildkit, buildkit_plain, cc })
     }
 
     /// Imports what pods use, the sandbox image first.
     pub fn import(&self, layout: &Layout) -> Result<()> {
-        [&self.pause, &self.busybox, &self.buildkit].into_iter().try_for_each(|image| containerd::import(layout, image))
+        let images = [&self.pause, &self.busybox, &self.buildkit, &self.buildkit_plain];
+        images.into_iter().try_for_each(|image| containerd::import(layout, image))
     }
 }
 

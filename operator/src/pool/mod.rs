@@ -50,10 +50,12 @@ const WAIT: Limits = Limits { first: Duration::from_secs(2), most: Duration::fro
 pub struct Settings {
     /// Image of the runner.
     pub runner_image: String,
-    /// Image of buildkitd, where a pool names none.
+    /// Image of buildkitd for profile Rootless, where a pool names none.
     pub buildkit_image: String,
     /// What members need of the network, whatever their pool says.
     pub network: network::ClusterNetwork,
+    /// Image of buildkitd for profile UserNamespace, where a pool names none.
+    pub buildkit_user_namespace_image: String,
 }
 
 /// A reconcile that is to be tried again.

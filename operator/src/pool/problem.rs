@@ -21,6 +21,11 @@ pub enum Problem {
         /// Name of the PersistentVolumeClaim.
         name: String,
     },
+    /// A volume that was retained is of an earlier pool of the other profile.
+    VolumeOfOtherProfile {
+        /// Name of the PersistentVolumeClaim.
+        name: String,
+    },
     /// A CA bundle is not there.
     AuthorityNotFound {
         /// Index in `spec.registries`.
@@ -111,7 +116,9 @@ impl Problem {
     /// The reason of the condition.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NameConflict { .. } | Self::ForeignVolume { .. } => reasons::NAME_CONFLICT,
+            Self::NameConflict { .. } | Self::ForeignVolume { .. } | Self::VolumeOfOtherProfile { .. } => {
+                reasons::NAME_CONFLICT
+            }
             Self::AuthorityNotFound { .. } => reasons::CERTIFICATE_AUTHORITY_NOT_FOUND,
             Self::AuthorityInvalid { .. } => reasons::CERTIFICATE_AUTHORITY_INVALID,
             Self::QuantityInvalid { .. } | Self::RequestAboveLimit { .. } => reasons::RESOURCES_INVALID,
@@ -138,6 +145,10 @@ impl fmt::Display for Problem {
             Self::ForeignVolume { name } => write!(
                 f,
                 "PersistentVolumeClaim {name} was not made for this pool, and a cache must be its own: delete it, or give the pool another name"
+            ),
+            Self::VolumeOfOtherProfile { name } => write!(
+                f,
+                "PersistentVolumeClaim {name} holds the cache of an earlier pool of another profile, whose files belong to other users: delete it, or give the pool another name"
             ),
             Self::AuthorityNotFound { index, config_map, key: None } => write!(
                 f,

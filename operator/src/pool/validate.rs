@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use buildpools_crds::labels;
-use buildpools_crds::v1alpha1::{BuildPool, PodResources, std_duration};
+use buildpools_crds::v1alpha1::{BuildPool, PodResources, PodSettings, PoolProfile, std_duration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -28,6 +28,8 @@ pub struct ValidPool {
     pub uid: String,
     /// Reference to it as controller.
     pub owner: OwnerReference,
+    /// How the daemon is confined.
+    pub profile: PoolProfile,
     /// Members that run.
     pub members: i32,
     /// Seconds that a member gets to finish its builds.
@@ -48,6 +50,8 @@ pub struct ValidPool {
     pub requests: BTreeMap<String, Quantity>,
     /// Limits of the daemon's container.
     pub limits: BTreeMap<String, Quantity>,
+    /// Where the pods run and what others read from them, as it was written.
+    pub pod: PodSettings,
 }
 
 /// Cache volume of a member.
@@ -102,17 +106,26 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
         namespace: pool.namespace().unwrap_or_default(),
         uid: owner.uid.clone(),
         owner,
+        profile: pool.spec.profile,
         members: pool.spec.scaling.min_members,
         grace_seconds: i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
         cache,
         credentials: pool.spec.credentials.iter().map(|credential| credential.secret_ref.name.clone()).collect(),
         registries,
         network,
-        buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| settings.buildkit_image.clone()),
+        buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| default_image(pool.spec.profile, settings)),
         runner_image: settings.runner_image.clone(),
         requests,
         limits,
+        pod: pool.spec.pod.clone(),
     })
+}
+
+fn default_image(profile: PoolProfile, settings: &Settings) -> String {
+    match profile {
+        PoolProfile::Rootless => settings.buildkit_image.clone(),
+        PoolProfile::UserNamespace => settings.buildkit_user_namespace_image.clone(),
+    }
 }
 
 /// Objects of names that we need and that are not ours.
@@ -150,15 +163,27 @@ fn is_of_earlier_pool(pool: &BuildPool, meta: &ObjectMeta) -> bool {
     })
 }
 
-/// Volumes of the names that members will take and that no pool of this name made. Its labels say so: a volume that was
-/// retained has no owner any more.
+/// Volumes of the names that members will take and that no pool of this name made, or one of the other profile. Its
+/// labels say so: a volume that was retained has no owner any more.
 fn foreign_volumes(observed: &Observed) -> impl Iterator<Item = Problem> {
-    let pool = observed.pool.name_any();
+    let (pool, profile) = (observed.pool.name_any(), observed.pool.spec.profile);
     observed.claims.iter().filter_map(move |claim| {
         let label = |key: &str| claim.labels().get(key).map(String::as_str);
         let ours = label(labels::POOL) == Some(&pool) && label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_VALUE);
-        (!ours).then(|| Problem::ForeignVolume { name: claim.name_any() })
+        if !ours {
+            return Some(Problem::ForeignVolume { name: claim.name_any() });
+        }
+        let other = label(labels::PROFILE) != profile_label(profile);
+        other.then(|| Problem::VolumeOfOtherProfile { name: claim.name_any() })
     })
+}
+
+/// Value of [`labels::PROFILE`] on cache volumes of this profile.
+pub fn profile_label(profile: PoolProfile) -> Option<&'static str> {
+    match profile {
+        PoolProfile::Rootless => None,
+        PoolProfile::UserNamespace => Some("UserNamespace"),
+    }
 }
 
 fn registries(observed: &Observed, problems: &mut Vec<Problem>) -> Vec<Registry> {

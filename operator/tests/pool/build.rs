@@ -4,7 +4,7 @@ use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, RUNNER_KEY};
 use buildpools_operator::pool::{build, validate};
 use serde_json::{Value, json};
 
-use crate::fixtures::{full, minimal, observed, settings};
+use crate::fixtures::{full, minimal, observed, settings, user_namespace};
 
 fn objects(spec: &Value) -> build::Objects {
     build::build(&validate::validate(&observed(spec), &settings()).unwrap()).unwrap()
@@ -31,6 +31,11 @@ fn full_pool() {
 }
 
 #[test]
+fn user_namespace_pool() {
+    golden("user_namespace", objects(&user_namespace()));
+}
+
+#[test]
 fn the_configuration_is_what_its_readers_read() {
     let data = objects(&full()).config_map.data.unwrap();
     let member: MemberConfig = serde_json::from_str(&data[RUNNER_KEY]).unwrap();
@@ -49,7 +54,15 @@ fn the_configuration_is_what_its_readers_read() {
 
 #[test]
 fn logins_and_tokens_are_mounted_into_the_runner_only() {
-    let template = objects(&full()).stateful_set.spec.unwrap().template.spec.unwrap();
+    for profile in ["Rootless", "UserNamespace"] {
+        let mut spec = full();
+        spec["profile"] = json!(profile);
+        logins_and_tokens_are_the_runners(objects(&spec));
+    }
+}
+
+fn logins_and_tokens_are_the_runners(objects: build::Objects) {
+    let template = objects.stateful_set.spec.unwrap().template.spec.unwrap();
     let secret: Vec<String> = template
         .volumes
         .unwrap()
@@ -134,6 +147,14 @@ fn what_only_a_restart_takes_up_changes_the_template_and_slots_do_not() {
         ("/credentials/0/secretRef/name", json!("other")),
         ("/buildkit/image", json!("moby/buildkit:v0.35.1-rootless")),
         ("/pod/resources/limits/memory", json!("16Gi")),
+        ("/pod/nodeSelector/example.com~1purpose", json!("other")),
+        ("/pod/tolerations", json!([])),
+        ("/pod/affinity", Value::Null),
+        ("/pod/priorityClassName", json!("other")),
+        ("/pod/runtimeClassName", json!("other")),
+        ("/pod/labels/example.com~1team", json!("b")),
+        ("/pod/annotations", json!({})),
+        ("/pod/imagePullSecrets/0/name", json!("other")),
     ] {
         let mut changed = full();
         *changed.pointer_mut(path).unwrap() = value;

@@ -21,6 +21,7 @@ pub fn settings() -> Settings {
             dns: vec!["169.254.20.10/32".parse().unwrap()],
             api_service: Some("10.96.0.1:443".parse().unwrap()),
         },
+        buildkit_user_namespace_image: "example.com/buildkit:plain".into(),
     }
 }
 
@@ -42,6 +43,11 @@ pub fn pool_json(spec: &Value) -> Value {
 
 pub fn minimal() -> Value {
     json!({"cache": {"size": "50Gi"}})
+}
+
+/// Profile UserNamespace, with a login.
+pub fn user_namespace() -> Value {
+    json!({"profile": "UserNamespace", "cache": {"size": "50Gi"}, "credentials": [{"secretRef": {"name": "harbor-robot"}}]})
 }
 
 /// Every field of the API.
@@ -68,7 +74,23 @@ pub fn full() -> Value {
             }},
         ]},
         "buildkit": {"image": "moby/buildkit:v0.34.2-rootless"},
-        "pod": {"resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}}},
+        "pod": {
+            "resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
+            "nodeSelector": {"example.com/purpose": "builds"},
+            "tolerations": [{"key": "example.com/builds", "operator": "Exists", "effect": "NoSchedule"}],
+            "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+                "weight": 100,
+                "podAffinityTerm": {
+                    "topologyKey": "kubernetes.io/hostname",
+                    "labelSelector": {"matchLabels": {"buildpools.dev/pool": "fast"}},
+                },
+            }]}},
+            "priorityClassName": "builds",
+            "runtimeClassName": "sandboxed",
+            "labels": {"example.com/team": "a"},
+            "annotations": {"example.com/cost-centre": "42"},
+            "imagePullSecrets": [{"name": "mirror"}],
+        },
     })
 }
 

@@ -6,7 +6,7 @@ use buildpools_operator::pool::{reasons, validate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, from_value, json};
 
-use crate::fixtures::{full, minimal, observed, settings};
+use crate::fixtures::{full, minimal, observed, settings, user_namespace};
 
 fn problems(observed: &Observed) -> Vec<Problem> {
     validate::validate(observed, &settings()).unwrap_err()
@@ -19,6 +19,15 @@ fn defaults() {
     assert_eq!((valid.buildkit_image, valid.runner_image), (settings().buildkit_image, settings().runner_image));
     assert_eq!(valid.cache.bytes, 50 << 30);
     assert!(!valid.cache.retain);
+}
+
+#[test]
+fn the_default_image_is_the_profiles() {
+    let image = |spec: &Value| validate::validate(&observed(spec), &settings()).unwrap().buildkit_image;
+    assert_eq!(image(&user_namespace()), settings().buildkit_user_namespace_image);
+    let mut named = user_namespace();
+    named["buildkit"] = json!({"image": "example.com/mine:1"});
+    assert_eq!(image(&named), "example.com/mine:1");
 }
 
 #[test]
@@ -174,6 +183,29 @@ fn a_volume_is_ours_by_its_labels() {
         seen.claims = claim(labels);
         let found = problems(&seen);
         assert_eq!(found, [Problem::ForeignVolume { name: "cache-fast-0".into() }]);
+        assert_eq!(found[0].reason(), reasons::NAME_CONFLICT);
+    }
+}
+
+/// Its files belong to the other profile's users, and the daemon could not read them.
+#[test]
+fn a_retained_volume_of_the_other_profile_is_not_used() {
+    let claim = |profile: Option<&str>| {
+        let mut labels = json!({"buildpools.dev/pool": "fast", "app.kubernetes.io/managed-by": "buildpools"});
+        if let Some(profile) = profile {
+            labels["buildpools.dev/profile"] = json!(profile);
+        }
+        vec![from_value(json!({"metadata": {"name": "cache-fast-0", "labels": labels}})).unwrap()]
+    };
+    for (spec, own, other) in
+        [(minimal(), None, Some("UserNamespace")), (user_namespace(), Some("UserNamespace"), None)]
+    {
+        let mut seen = observed(&spec);
+        seen.claims = claim(own);
+        validate::validate(&seen, &settings()).unwrap();
+        seen.claims = claim(other);
+        let found = problems(&seen);
+        assert_eq!(found, [Problem::VolumeOfOtherProfile { name: "cache-fast-0".into() }]);
         assert_eq!(found[0].reason(), reasons::NAME_CONFLICT);
     }
 }

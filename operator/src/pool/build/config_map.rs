@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buildpools_crds::member_config::{BUILDKITD_KEY, MemberConfig, MountedCa, MountedCredential, RUNNER_KEY};
 use buildpools_crds::names;
+use buildpools_crds::v1alpha1::PoolProfile;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde::Serialize;
 
@@ -67,7 +68,7 @@ fn member(pool: &ValidPool) -> MemberConfig {
 /// is the socket, by argument, and there is no debug address, which would serve everybody without asking.
 #[derive(Serialize)]
 struct Buildkitd {
-    root: &'static str,
+    root: String,
     /// None: a build may not ask for the host's network or for privileges.
     #[serde(rename = "insecure-entitlements")]
     insecure_entitlements: [String; 0],
@@ -132,13 +133,15 @@ fn buildkitd(pool: &ValidPool) -> Buildkitd {
         (registry.host.clone(), RegistryConfig { ca })
     });
     Buildkitd {
-        root: paths::ROOT,
+        root: paths::root(pool.profile),
         insecure_entitlements: [],
         worker: Workers {
             oci: OciWorker {
                 enabled: true,
+                // In either profile buildkitd is root of a user namespace only: no cgroups, no devices.
                 rootless: true,
-                no_process_sandbox: true,
+                // A sandbox needs a /proc of its own, which a container may mount only if nothing of its own is masked.
+                no_process_sandbox: pool.profile == PoolProfile::Rootless,
                 gc: true,
                 reserved_space: pool.cache.bytes / 10,
                 max_used_space: pool.cache.bytes / 10 * 8,

@@ -3,16 +3,14 @@
 //! Directories are named after what they hold and not numbered: when a container is restarted in an older pod, it may
 //! read newer configuration, and what that names is then either what it says or absent, never something else.
 
+use buildpools_crds::v1alpha1::PoolProfile;
+
 use super::super::validate::Registry;
 
 /// emptyDir that daemon and runner share. A RUN step can reach it through the daemon: nothing secret, nothing trusted.
 pub const SOCKET_DIRECTORY: &str = "/run/buildpools";
 /// The daemon's only address.
 pub const SOCKET: &str = "/run/buildpools/buildkitd.sock";
-/// The cache volume. The image has a VOLUME there; a volume of the image itself would be lost with the container.
-pub const STATE: &str = "/home/user/.local/share/buildkit";
-/// The daemon's state, below the volume's root, which holds `lost+found` and belongs to root.
-pub const ROOT: &str = "/home/user/.local/share/buildkit/root";
 /// Directory of `buildkitd.toml`.
 pub const DAEMON_CONFIG: &str = "/etc/buildkit";
 /// Directory of `runner.json`.
@@ -23,6 +21,20 @@ pub const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 pub const CREDENTIAL_FILE: &str = "config.json";
 /// File of a mounted authority in its directory.
 pub const AUTHORITY_FILE: &str = "ca.crt";
+
+/// The cache volume. The profile's image has a VOLUME there; a volume of the image itself would be lost with the
+/// container.
+pub fn state(profile: PoolProfile) -> &'static str {
+    match profile {
+        PoolProfile::Rootless => "/home/user/.local/share/buildkit",
+        PoolProfile::UserNamespace => "/var/lib/buildkit",
+    }
+}
+
+/// The daemon's state, below the volume's root, which holds `lost+found` and belongs to root.
+pub fn root(profile: PoolProfile) -> String {
+    format!("{}/root", state(profile))
+}
 
 /// Directory of a mounted login.
 pub fn credential(secret: &str) -> String {

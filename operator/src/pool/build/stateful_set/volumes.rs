@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use buildpools_crds::member_config::{BUILDKITD_KEY, RUNNER_KEY};
 use buildpools_crds::names;
+use buildpools_crds::v1alpha1::PoolProfile;
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile, EmptyDirVolumeSource,
     KeyToPath, ObjectFieldSelector, ProjectedVolumeSource, SecretVolumeSource, ServiceAccountTokenProjection, Volume,
@@ -23,8 +24,15 @@ const TMP: &str = "tmp";
 /// Life of the runner's token; the kubelet renews it in time. The shortest that API servers do not lengthen.
 const TOKEN_SECONDS: i64 = 3600;
 
-/// `rw-r--r--` is Kubernetes' default; a login is for the runner's user only.
-const LOGIN_MODE: i32 = 0o440;
+/// Mode of a login's file. In profile Rootless the kubelet gives it to the pod's `fsGroup`, which is the runner's.
+/// UserNamespace has no `fsGroup`, and the file is root's: others may read it, and the runner is the only one that
+/// has it.
+fn login_mode(profile: PoolProfile) -> i32 {
+    match profile {
+        PoolProfile::Rootless => 0o440,
+        PoolProfile::UserNamespace => 0o444,
+    }
+}
 
 pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
     let mut volumes = vec![
@@ -38,7 +46,7 @@ pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
     volumes.extend(
         authorities.map(|(n, ca)| config(&authority_volume(n), &ca.config_map, &ca.key, paths::AUTHORITY_FILE)),
     );
-    volumes.extend(pool.credentials.iter().enumerate().map(|(n, secret)| login(n, secret)));
+    volumes.extend(pool.credentials.iter().enumerate().map(|(n, secret)| login(pool, n, secret)));
     volumes
 }
 
@@ -46,7 +54,7 @@ pub(super) fn daemon_mounts(pool: &ValidPool) -> Vec<VolumeMount> {
     let mut mounts = vec![
         mount(SOCKET, paths::SOCKET_DIRECTORY),
         read_only(DAEMON_CONFIG, paths::DAEMON_CONFIG),
-        mount(names::CACHE_CLAIM, paths::STATE),
+        mount(names::CACHE_CLAIM, paths::state(pool.profile)),
     ];
     mounts.extend(authority_mounts(pool));
     mounts
@@ -113,13 +121,13 @@ fn config(name: &str, config_map: &str, key: &str, path: &str) -> Volume {
 }
 
 /// Optional: a pod starts without a Secret, and the login appears when the Secret does.
-fn login(n: usize, secret: &str) -> Volume {
+fn login(pool: &ValidPool, n: usize, secret: &str) -> Volume {
     Volume {
         name: login_volume(n),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
             items: Some(vec![item(".dockerconfigjson", paths::CREDENTIAL_FILE)]),
-            default_mode: Some(LOGIN_MODE),
+            default_mode: Some(login_mode(pool.profile)),
             optional: Some(true),
         }),
         ..Volume::default()
