@@ -3,8 +3,11 @@
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 
 use anyhow::{Context as _, ensure};
-use buildpools_crds::v1alpha1::{EgressPods, EgressPort, EgressRule, FailureReason, Internet, JobPhase, Protocol};
-use buildpools_crds::{names, v1alpha1::BuildPoolSpec};
+use buildpools_crds::names;
+use buildpools_crds::v1alpha1::PoolProfile::{Rootless, UserNamespace};
+use buildpools_crds::v1alpha1::{
+    BuildPoolSpec, EgressPods, EgressPort, EgressRule, FailureReason, Internet, JobPhase, PoolProfile, Protocol,
+};
 use buildpools_e2e::cluster::layout::{API_PORT, REGISTRY_PORT};
 use buildpools_e2e::cluster::outside::{CREDENTIALS_PATH, METADATA, PRIVATE, PUBLIC};
 use buildpools_e2e::harness::Reach::{Blocked, Open};
@@ -68,9 +71,14 @@ async fn pools_reach_only_what_they_name_and_never_each_other() {
 async fn member<'a>(
     tenant: &'a Tenant,
     pool: &'static str,
+    profile: PoolProfile,
     egress: Option<Vec<EgressRule>>,
 ) -> anyhow::Result<Member<'a>> {
-    tenant.pool(pool).spec(|spec: &mut BuildPoolSpec| spec.network.egress = egress).create_ready().await?;
+    let change = |spec: &mut BuildPoolSpec| {
+        spec.profile = profile;
+        spec.network.egress = egress;
+    };
+    tenant.pool(pool).spec(change).create_ready().await?;
     let pod = tenant.pods().get(&format!("{pool}-0")).await?;
     let address = pod.status.and_then(|status| status.pod_ip).context("the member has an address")?;
     // As a RUN step may do: something listens in the pod's network.
@@ -87,11 +95,11 @@ async fn five_pools(a: &Tenant, b: &Tenant, c: &Tenant) -> anyhow::Result<()> {
     let listed = cidr(&format!("{}/32", PUBLIC[0]), &[80]);
     let everything = cidr("0.0.0.0/0", &[]);
     let members = try_join_all([
-        member(a, "named", Some(vec![servers.clone(), listed])),
-        member(a, "wide", Some(vec![everything])),
-        member(b, "closed", Some(vec![])),
-        member(b, "internet", Some(vec![servers.clone(), internet()])),
-        member(c, "silent", None),
+        member(a, "named", Rootless, Some(vec![servers.clone(), listed])),
+        member(a, "wide", UserNamespace, Some(vec![everything])),
+        member(b, "closed", Rootless, Some(vec![])),
+        member(b, "internet", UserNamespace, Some(vec![servers.clone(), internet()])),
+        member(c, "silent", Rootless, None),
     ])
     .await?;
     a_pod_outside(a, &members).await?;

@@ -23,4 +23,4 @@ pub mod wait;
 pub use builders::{JobBuilder, PoolBuilder};
 pub use environment::Environment;
 pub use reach::Reach;
-pub use tenant::{BASE, Tenant};
+pub use tenant::{BASE, LOGIN_CANARY_HOST, Tenant};
