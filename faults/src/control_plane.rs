@@ -17,6 +17,7 @@ use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_e2e::cluster::layout::repository;
 use buildpools_e2e::cluster::process::wait_until;
 use buildpools_e2e::cluster::{Layout, control_plane, pki};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
@@ -263,7 +264,24 @@ impl ControlPlane {
             Ok(true)
         })
         .await?;
+        self.announce(client.clone()).await?;
         self.wait_for_policies(client).await
+    }
+
+    /// Says where the API server is, for the NetworkPolicies of pools. It would do that itself if it were not on the
+    /// loopback address, which no EndpointSlice takes.
+    async fn announce(&self, client: Client) -> Result<()> {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.0.2.1"], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+        }))?;
+        match Api::<EndpointSlice>::namespaced(client, "default").create(&PostParams::default(), &slice).await {
+            // Of an earlier start of the same control plane.
+            Err(kube::Error::Api(refusal)) if refusal.code == 409 => Ok(()),
+            done => Ok(drop(done?)),
+        }
     }
 
     /// The API server takes a moment to act by a new policy. A runner that writes somebody else's job is refused when it

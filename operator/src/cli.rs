@@ -1,8 +1,9 @@
 //! Flags. Each can be given as an environment variable.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
 
 use crate::dispatch::explain::Explainer;
 use crate::runtime::metrics::Metrics;
@@ -23,6 +24,19 @@ pub struct Cli {
     /// Image of buildkitd for pools of profile UserNamespace that name none
     #[arg(long, env = "BUILDKIT_USER_NAMESPACE_IMAGE")]
     pub buildkit_user_namespace_image: String,
+
+    /// DNS servers of the cluster, as networks, if they are not the pods k8s-app=kube-dns of kube-system. The default is
+    /// where NodeLocal DNSCache listens
+    #[arg(long, env = "DNS_CIDRS", value_delimiter = ',', default_value = "169.254.20.10/32")]
+    pub dns_cidrs: Vec<IpNet>,
+
+    /// Address of the API server's Service. Kubernetes tells every pod
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST")]
+    pub api_service_host: Option<String>,
+
+    /// Its port
+    #[arg(long, env = "KUBERNETES_SERVICE_PORT", default_value_t = 443)]
+    pub api_service_port: u16,
 
     /// Name of this pod: the identity in leader election, unique among the operator's processes
     #[arg(long, env = "POD_NAME")]
@@ -74,11 +88,17 @@ impl Cli {
 
     /// Settings of the pools' controller.
     pub fn pool_settings(&self) -> pool::Settings {
+        // Some clusters put a host name there; then the addresses behind the Service must do.
+        let host = self.api_service_host.as_deref().and_then(|host| host.parse::<IpAddr>().ok());
         pool::Settings {
             runner_image: self.runner_image.clone(),
             buildkit_image: self.buildkit_image.clone(),
             buildkit_user_namespace_image: self.buildkit_user_namespace_image.clone(),
             metrics: Metrics::default(),
+            network: pool::network::ClusterNetwork {
+                dns: self.dns_cidrs.clone(),
+                api_service: host.map(|host| SocketAddr::new(host, self.api_service_port)),
+            },
         }
     }
 

@@ -27,6 +27,7 @@ pub mod outcome;
 pub mod probe;
 pub mod run;
 pub mod supervisor;
+pub mod visible;
 pub mod watch;
 
 use buildpools_crds::lifecycle::Member;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crate::visible;
+
 /// Bytes that may wait to be written.
 const BUFFER: usize = 4 << 20;
 /// Bytes that are written at once.
@@ -102,7 +104,7 @@ impl JobLog {
     /// Writes one line, or as many as the text has: an error may quote what a program printed.
     pub fn line(&self, text: impl std::fmt::Display) {
         let text = text.to_string();
-        self.logs.push(text.lines().flat_map(|line| [self.prefix.as_str(), line, "\n"]).collect());
+        self.logs.push(visible::lines(&text).flat_map(|line| [self.prefix.clone(), line, "\n".to_owned()]).collect());
     }
 }
 

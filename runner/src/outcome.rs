@@ -7,6 +7,8 @@ use buildpools_crds::conditions::truncate;
 use buildpools_crds::lifecycle::Outcome;
 use buildpools_crds::v1alpha1::{BuildJob, BuiltImage, Failure, FailureReason, SourceLocation};
 
+use crate::visible;
+
 /// Path of the Dockerfile when the job names none.
 const DEFAULT_DOCKERFILE: &str = "Dockerfile";
 
@@ -78,7 +80,7 @@ pub fn timed_out(limit: Duration, field: &str, step: Option<String>) -> Outcome 
 
 /// A failure that is no build's, with nothing but its reason and message.
 pub fn failure(reason: FailureReason, message: &str) -> Failure {
-    let message = truncate(message, MESSAGE_MAX);
+    let message = truncate(&visible::text(message), MESSAGE_MAX);
     Failure { reason, message, step: None, location: None, exit_code: None, log_tail: Vec::new() }
 }
 
@@ -137,13 +139,13 @@ fn fit(failure: Failure) -> Failure {
     let skip = failure.log_tail.len().saturating_sub(LOG_LINES_MAX);
     Failure {
         reason: failure.reason,
-        message: truncate(&failure.message, MESSAGE_MAX),
-        step: failure.step.map(|step| truncate(&step, STEP_MAX)),
+        message: truncate(&visible::text(&failure.message), MESSAGE_MAX),
+        step: failure.step.map(|step| truncate(&visible::text(&step), STEP_MAX)),
         location: failure
             .location
-            .map(|place| SourceLocation { file: truncate(&place.file, FILE_MAX), line: place.line }),
+            .map(|place| SourceLocation { file: truncate(&visible::text(&place.file), FILE_MAX), line: place.line }),
         exit_code: failure.exit_code,
-        log_tail: failure.log_tail.iter().skip(skip).map(|line| truncate(line, LOG_LINE_MAX)).collect(),
+        log_tail: failure.log_tail.iter().skip(skip).map(|line| truncate(&visible::text(line), LOG_LINE_MAX)).collect(),
     }
 }
 

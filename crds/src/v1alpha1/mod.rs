@@ -2,6 +2,7 @@
 
 mod job;
 mod job_status;
+mod network;
 mod pod;
 mod pool;
 mod pool_cache;
@@ -10,6 +11,7 @@ mod shared;
 
 pub use job::*;
 pub use job_status::*;
+pub use network::*;
 pub use pod::*;
 pub use pool::*;
 pub use pool_cache::*;

@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::network::NetworkSettings;
 use super::pod::PodSettings;
 use super::pool_cache::{CacheVolume, MemberCache};
 use super::pool_change::{MemberPhase, PoolUpgrade, WhenDeleted};
@@ -104,6 +105,10 @@ pub struct BuildPoolSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["host".into()]))]
     pub registries: Vec<RegistrySettings>,
 
+    /// Where the members may connect to.
+    #[serde(default, skip_serializing_if = "NetworkSettings::is_default")]
+    pub network: NetworkSettings,
+
     /// The daemon.
     #[serde(default, skip_serializing_if = "BuildKitSettings::is_default")]
     pub buildkit: BuildKitSettings,
@@ -129,6 +134,7 @@ impl Default for BuildPoolSpec {
             cache: CacheVolume::default(),
             credentials: Vec::new(),
             registries: Vec::new(),
+            network: NetworkSettings::default(),
             buildkit: BuildKitSettings::default(),
             pod: PodSettings::default(),
         }

@@ -55,13 +55,13 @@ pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "properties": {
             "matchLabels": {
-                "description": "Labels that the pool has, with these values.",
+                "description": "Labels, with these values; all of them are there.",
                 "type": "object",
                 "maxProperties": 16,
                 "additionalProperties": {"type": "string", "maxLength": 63},
             },
             "matchExpressions": {
-                "description": "Conditions on the pool's labels; all of them hold.",
+                "description": "Conditions on the labels; all of them hold.",
                 "type": "array",
                 "maxItems": 16,
                 "items": {

@@ -1,5 +1,7 @@
-//! The registry's token server and the git server of the test cluster. See `e2e/src/fixtures/README.md`.
+//! Servers of the test cluster: the registry's token server and the git server (see `e2e/src/fixtures/README.md`), and the
+//! enforcer of NetworkPolicies.
 
+use buildpools_e2e::cluster::policy::{enforcer, plugin};
 use buildpools_e2e::fixtures::{git, token};
 use clap::Parser;
 
@@ -10,6 +12,10 @@ enum Arguments {
     Token(token::server::Options),
     /// Git repositories over HTTPS.
     Git(git::server::Options),
+    /// NetworkPolicies, enforced with nftables.
+    NetworkPolicy(enforcer::Options),
+    /// The network plugin that makes a new pod wait for its NetworkPolicies.
+    NetworkPlugin(plugin::Options),
 }
 
 #[tokio::main]
@@ -21,5 +27,10 @@ async fn main() -> anyhow::Result<()> {
     match arguments {
         Arguments::Token(options) => token::server::run(options).await,
         Arguments::Git(options) => git::server::run(options).await,
+        Arguments::NetworkPolicy(options) => {
+            tracing_subscriber::fmt().with_ansi(false).init();
+            enforcer::run(options).await
+        }
+        Arguments::NetworkPlugin(options) => plugin::run(&options),
     }
 }

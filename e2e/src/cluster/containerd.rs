@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use super::images::PAUSE;
 use super::layout::{Addresses, Layout, REGISTRY_HOST, REGISTRY_PORT};
 use super::node;
+use super::policy;
 use super::process::{self, Process, wait_until};
 use super::tools;
 
@@ -20,7 +21,8 @@ pub async fn start(layout: &Layout, addresses: &Addresses) -> Result<Process> {
     let plugins = tools::resolve(layout, "ptp")?;
     let plugins = plugins.parent().context("a program has a directory")?;
     let config = layout.config("containerd.toml");
-    fs::write(&config, containerd_toml(layout, plugins))?;
+    let gate = policy::install_plugin(layout)?;
+    fs::write(&config, containerd_toml(layout, [plugins, &gate]))?;
     write(&layout.config("cni/10-ptp.conflist"), &cni(addresses))?;
     write(&layout.config(&format!("certs.d/{REGISTRY_HOST}:{REGISTRY_PORT}/hosts.toml")), &hosts_toml(layout))?;
     let process =
@@ -36,7 +38,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-fn containerd_toml(layout: &Layout, plugins: &Path) -> String {
+fn containerd_toml(layout: &Layout, plugins: [&Path; 2]) -> String {
     format!(
         r#"version = 3
 root = "{root}"
@@ -54,7 +56,7 @@ restrict_oom_score_adj = true
 netns_mounts_under_state_dir = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = ["{plugins}"]
+bin_dirs = {plugins:?}
 conf_dir = "{cni}"
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
@@ -73,14 +75,13 @@ config_path = "{certs}"
 "#,
         root = layout.data("containerd").display(),
         socket = layout.containerd_socket().display(),
-        plugins = plugins.display(),
         cni = layout.config("cni").display(),
         runc = layout.tool("runc").display(),
         certs = layout.config("certs.d").display(),
     )
 }
 
-/// `ptp` sends every packet between pods through the node's forward chain.
+/// `ptp` sends every packet between pods through the node's forward chain, where NetworkPolicies are enforced.
 fn cni(addresses: &Addresses) -> String {
     json!({
         "cniVersion": "1.0.0",
@@ -96,6 +97,7 @@ fn cni(addresses: &Addresses) -> String {
                 },
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": policy::PLUGIN},
         ],
     })
     .to_string()

@@ -11,7 +11,8 @@
 //! | `pki` | keys, certificates, kubeconfigs |
 //! | `cgroup`, `network`, `node` | the node's control group, network and mount namespace: all that a teardown has to remove |
 //! | `process` | processes in the node: start, watch, report |
-//! | `containerd`, `control_plane`, `kubelet`, `dns`, `storage`, `registry` | the parts, each with its configuration |
+//! | `containerd`, `control_plane`, `kubelet`, `dns`, `storage`, `policy`, `registry` | the parts, each with its configuration |
+//! | [`outside`] | what pods see beyond the cluster |
 //! | `start`, `teardown` | the order of things |
 //!
 //! The whole node lives in one network namespace and one mount namespace, and all its processes, pods included, in one
@@ -29,7 +30,9 @@ pub mod kubelet;
 pub mod layout;
 pub mod network;
 pub mod node;
+pub mod outside;
 pub mod pki;
+pub mod policy;
 pub mod process;
 pub mod registry;
 pub mod start;

@@ -20,12 +20,13 @@ use super::Layout;
 use super::layout::{API_PORT, Addresses, GIT_HOST, REGISTRY_HOST};
 
 /// Who talks to the API server, with the names that RBAC's and the node authorizer's defaults know.
-const CLIENTS: [(&str, &str, Option<&str>); 7] = [
+const CLIENTS: [(&str, &str, Option<&str>); 8] = [
     ("admin", "admin", Some("system:masters")),
     ("kube-controller-manager", "system:kube-controller-manager", None),
     ("kube-scheduler", "system:kube-scheduler", None),
     ("kube-proxy", "system:kube-proxy", None),
     ("coredns", "system:coredns", None),
+    ("network-policy", "system:network-policy", None),
     ("local-path-provisioner", "system:local-path-provisioner", None),
     // The API server to the kubelet, not the other way round.
     ("kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters")),

@@ -75,13 +75,17 @@ pub async fn start(layout: &Layout, info: &ClusterInfo) -> Result<Vec<Process>> 
 
 /// Pushes an OCI layout directory to the registry, as the administrator.
 pub fn push(layout: &Layout, info: &ClusterInfo, image: &Path, name: &str) -> Result<()> {
+    tools::output(crane(layout, info)?.arg("push").arg(image).arg(format!("{}/{name}", info.registry))).map(drop)
+}
+
+/// crane on the node, where the registry's name resolves, as the administrator.
+pub fn crane(layout: &Layout, info: &ClusterInfo) -> Result<Command> {
     let password = info.users.get(ADMIN).context("the token server has an administrator")?;
     let docker_config = layout.config("crane");
     fs::create_dir_all(&docker_config)?;
     let auths = serde_json::json!({"auths": {&info.registry: {"username": ADMIN, "password": password}}});
     fs::write(docker_config.join("config.json"), auths.to_string())?;
-    // On the node, where the registry's name resolves.
-    let mut crane: Command = node::command(layout, layout.tool("crane"))?;
-    crane.arg("push").arg(image).arg(format!("{}/{name}", info.registry));
-    tools::output(crane.env("DOCKER_CONFIG", docker_config).env("SSL_CERT_FILE", &info.ca)).map(drop)
+    let mut crane = node::command(layout, layout.tool("crane"))?;
+    crane.env("DOCKER_CONFIG", docker_config).env("SSL_CERT_FILE", &info.ca);
+    Ok(crane)
 }

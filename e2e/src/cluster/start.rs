@@ -12,7 +12,10 @@ use super::info::ClusterInfo;
 use super::layout::Layout;
 use super::process::Process;
 use super::steps::Step;
-use super::{containerd, control_plane, dns, images, kubelet, network, node, pki, registry, storage, teardown, tools};
+use super::{
+    containerd, control_plane, dns, images, kubelet, network, node, outside, pki, policy, registry, storage, teardown,
+    tools,
+};
 use crate::fixtures::{git, samples};
 
 /// How long a running cluster has to answer before it counts as broken.
@@ -75,6 +78,7 @@ async fn start(layout: &Layout, images: &images::Images) -> Result<ClusterInfo> 
     let api_server = control_plane::start(layout, &addresses)?;
     containerd::start(layout, &addresses).await?;
     registry::start(layout, &info).await?;
+    outside::start(layout)?;
     // Unpacking images takes as long as the API server takes to start.
     let imports = {
         let (layout, images) = (layout.clone(), images.clone());
@@ -85,6 +89,8 @@ async fn start(layout: &Layout, images: &images::Images) -> Result<ClusterInfo> 
 
     let step = Step::new("node takes pods");
     control_plane::start_controllers(layout)?;
+    // Before the kubelet: no pod gets a network without it.
+    policy::start(layout)?;
     let node = kubelet::start(layout, &addresses)?;
     let coredns = dns::start(layout, &addresses)?;
     dns::serve(layout, &addresses, &coredns).await?;

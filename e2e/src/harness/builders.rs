@@ -7,12 +7,13 @@ use kube::api::{Patch, PatchParams, PostParams};
 
 use buildpools_crds::conditions;
 use buildpools_crds::v1alpha1::{
-    BuildJob, BuildJobSpec, BuildJobStatus, BuildPool, BuildPoolSpec, CaReference, GitContext, ImageOutput,
-    InlineContext, InlineFile, JobPhase, LocalReference, PoolCredential, RegistrySettings,
+    BuildJob, BuildJobSpec, BuildJobStatus, BuildPool, BuildPoolSpec, CaReference, EgressPort, EgressRule, GitContext,
+    ImageOutput, InlineContext, InlineFile, JobPhase, LocalReference, PoolCredential, Protocol, RegistrySettings,
 };
 
 use super::tenant::{CA, LOGIN};
 use super::{Tenant, wait};
+use crate::cluster::layout::{REGISTRY_PORT, TOKEN_PORT};
 
 /// A pool of a test.
 pub struct PoolBuilder<'a> {
@@ -30,6 +31,7 @@ impl<'a> PoolBuilder<'a> {
             host: tenant.environment.cluster.registry.clone(),
             ca_ref: CaReference { config_map: CA.into(), key: "ca.crt".into() },
         }];
+        spec.network.egress = Some(vec![tenant.servers()]);
         Self { tenant, pool: BuildPool::new(name, spec) }
     }
 
@@ -148,6 +150,17 @@ impl<'a> JobBuilder<'a> {
 }
 
 impl Tenant {
+    /// Registry, token server and git server of the cluster, as destinations of a pool: all that its builds need.
+    pub fn servers(&self) -> EgressRule {
+        let ports = [443, REGISTRY_PORT, TOKEN_PORT];
+        let port = |port: u16| EgressPort { port: port.into(), end_port: None, protocol: Protocol::Tcp };
+        EgressRule {
+            cidr: Some(format!("{}/32", self.environment.cluster.node_ip)),
+            ports: ports.map(port).to_vec(),
+            ..EgressRule::default()
+        }
+    }
+
     /// Waits until the job has ended.
     ///
     /// # Errors

@@ -16,9 +16,11 @@
 mod builders;
 mod dump;
 mod environment;
+pub mod reach;
 mod tenant;
 pub mod wait;
 
 pub use builders::{JobBuilder, PoolBuilder};
 pub use environment::Environment;
-pub use tenant::{BASE, LOGIN, Tenant};
+pub use reach::Reach;
+pub use tenant::{BASE, LOGIN, LOGIN_CANARY_HOST, Tenant};

@@ -22,6 +22,9 @@ pub const LOGIN: &str = "registry-login";
 /// Name of the ConfigMap with the registry's CA.
 pub const CA: &str = "registry-ca";
 
+/// A registry that does not exist, for a login that only shows whether it is found.
+pub const LOGIN_CANARY_HOST: &str = "canary.buildpools.test";
+
 /// A tenant: a namespace of its own, with a registry login.
 #[derive(Clone)]
 pub struct Tenant {

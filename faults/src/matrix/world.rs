@@ -233,6 +233,7 @@ async fn operator(door: Door, stop: CancellationToken) -> Result<()> {
     let pools = pool::Settings {
         runner_image: "runner:v0".to_owned(),
         buildkit_image: "buildkit:v0".to_owned(),
+        network: pool::network::ClusterNetwork::default(),
         buildkit_user_namespace_image: "buildkit:v0-plain".to_owned(),
         metrics: Metrics::default(),
     };

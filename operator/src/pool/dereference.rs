@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::net::SocketAddr;
 
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_crds::{labels, names};
@@ -12,6 +13,7 @@ use futures::future::{try_join, try_join_all, try_join4};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -27,6 +29,11 @@ use super::members;
 use crate::dispatch::nodes::Standing;
 use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::owner;
+
+use super::network;
+
+/// Namespace and name of the EndpointSlice with the API server's addresses, which API servers keep themselves.
+pub const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// A read that failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +77,8 @@ pub struct Observed {
     pub pool: BuildPool,
     /// The ConfigMaps that the pool names and that exist, with the keys that it names and that exist.
     pub authorities: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the API server is.
+    pub api_server: Vec<SocketAddr>,
     /// Objects of the names that the pool needs, whoever they belong to.
     pub live: Live,
     /// Pods with the pool's label.
@@ -108,7 +117,7 @@ pub struct Live {
     pub role_binding: Option<RoleBinding>,
     /// The configuration of daemon and runner.
     pub config_map: Option<ConfigMap>,
-    /// Who may connect to members.
+    /// Who may connect to members, and where they may connect to.
     pub network_policy: Option<NetworkPolicy>,
     /// The members' host names.
     pub service: Option<Service>,
@@ -176,6 +185,7 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     };
 
     let mut observed = Box::new(Observed { pool, live, pods, ..Observed::default() });
+    observed.api_server = read.api_server().await?;
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
     observed.volumes = read.volumes(name).await?;
@@ -259,6 +269,12 @@ impl Reader<'_> {
             node.as_ref().is_none_or(|node| !matches!(Standing::of(node), Standing::Fine | Standing::Cordoned))
         };
         Ok(doubtful.iter().zip(found).filter(|(_, node)| lost(node)).map(|(name, _)| (*name).to_owned()).collect())
+    }
+
+    async fn api_server(&self) -> Result<Vec<SocketAddr>, DereferenceError> {
+        let (namespace, name) = API_SERVER;
+        let found = Reader { client: self.client, namespace }.get::<EndpointSlice>(name).await?;
+        Ok(found.as_ref().map(network::api_server).unwrap_or_default())
     }
 
     async fn pods(&self, pool: &str) -> Result<Vec<Pod>, DereferenceError> {

@@ -15,6 +15,7 @@ pub mod deletion;
 pub mod dereference;
 pub mod events;
 pub mod members;
+pub mod network;
 pub mod preflight;
 pub mod problem;
 pub mod reasons;
@@ -74,6 +75,8 @@ pub struct Settings {
     pub runner_image: String,
     /// Image of buildkitd for profile Rootless, where a pool names none.
     pub buildkit_image: String,
+    /// What members need of the network, whatever their pool says.
+    pub network: network::ClusterNetwork,
     /// Image of buildkitd for profile UserNamespace, where a pool names none.
     pub buildkit_user_namespace_image: String,
     /// Where repaired drift is counted.

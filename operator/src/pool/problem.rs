@@ -71,6 +71,15 @@ pub enum Problem {
         /// What is allowed.
         limit: String,
     },
+    /// Nobody says where the API server is.
+    ApiServerUnknown,
+    /// A network in `spec.network.egress` cannot be.
+    EgressInvalid {
+        /// Index in `spec.network.egress`.
+        index: usize,
+        /// Its `cidr`.
+        cidr: String,
+    },
     /// The API server refuses an object.
     ObjectRefused {
         /// Kind of the object.
@@ -152,6 +161,8 @@ impl Problem {
             Self::QuantityInvalid { .. } | Self::CacheLimits { .. } | Self::RequestAboveLimit { .. } => {
                 reasons::RESOURCES_INVALID
             }
+            Self::ApiServerUnknown => reasons::API_SERVER_UNKNOWN,
+            Self::EgressInvalid { .. } => reasons::EGRESS_INVALID,
             Self::ObjectRefused { .. } => reasons::OBJECT_REFUSED,
             Self::PodRefused { .. } => reasons::POD_REFUSED,
             Self::Unschedulable { .. } => reasons::UNSCHEDULABLE,
@@ -203,6 +214,13 @@ impl fmt::Display for Problem {
             Self::RequestAboveLimit { resource, request, limit } => write!(
                 f,
                 "spec.pod.resources.requests.{resource}: {request} is more than the limit {limit}: lower it, or raise limits.{resource}"
+            ),
+            Self::ApiServerUnknown => f.write_str(
+                "the API server's addresses are not known, and members would be cut off from it: EndpointSlice kubernetes in namespace default is missing or empty; API servers keep it themselves, unless they run with --endpoint-reconciler-type=none",
+            ),
+            Self::EgressInvalid { index, cidr } => write!(
+                f,
+                "spec.network.egress[{index}]: cidr {cidr} or its except is no network that a build may reach: correct it, for example 203.0.113.0/24"
             ),
             Self::ObjectRefused { kind, name, message } => {
                 write!(f, "{kind} {name} is refused by the API server: {message}")

@@ -13,6 +13,10 @@ pub const CERTIFICATE_AUTHORITY_NOT_FOUND: &str = "CertificateAuthorityNotFound"
 pub const CERTIFICATE_AUTHORITY_INVALID: &str = "CertificateAuthorityInvalid";
 /// `spec.cache.size` or `spec.pod.resources` cannot be: no quantity, or more requested than allowed.
 pub const RESOURCES_INVALID: &str = "ResourcesInvalid";
+/// `spec.network.egress` names a network that cannot be, or that no build may reach.
+pub const EGRESS_INVALID: &str = "EgressInvalid";
+/// The addresses of the API server, which every member needs, are not known.
+pub const API_SERVER_UNKNOWN: &str = "ApiServerUnknown";
 /// The API server refuses an object of the pool: validation, admission or quota.
 pub const OBJECT_REFUSED: &str = "ObjectRefused";
 /// The namespace refuses the members' pods: Pod Security, another admission, or quota.
@@ -120,6 +124,8 @@ pub const STALLED: &[&str] = &[
     CERTIFICATE_AUTHORITY_NOT_FOUND,
     CERTIFICATE_AUTHORITY_INVALID,
     RESOURCES_INVALID,
+    EGRESS_INVALID,
+    API_SERVER_UNKNOWN,
     OBJECT_REFUSED,
     POD_REFUSED,
     BUILDKIT_TOO_OLD,

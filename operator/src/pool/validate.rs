@@ -15,6 +15,7 @@ use super::Settings;
 use super::cache::claims;
 use super::cache::limits::Limits;
 use super::dereference::{Live, Observed};
+use super::network::{self, Network};
 use super::problem::Problem;
 use crate::kube_ext::{owner, quantity};
 
@@ -43,6 +44,8 @@ pub struct ValidPool {
     pub credentials: Vec<String>,
     /// Registries with a certificate authority of their own.
     pub registries: Vec<Registry>,
+    /// Where members may connect to.
+    pub network: Network,
     /// Image of the daemon.
     pub buildkit_image: String,
     /// Image of the runner.
@@ -92,6 +95,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
 
     let registries = registries(observed, &mut problems);
     let cache = cache(observed, &mut problems);
+    let network = network::network(&pool.spec.network, &settings.network, &observed.api_server, &mut problems);
     let requests = quantities("requests", &pool.spec.pod.resources.requests, &mut problems);
     let limits = quantities("limits", &pool.spec.pod.resources.limits, &mut problems);
     problems.extend(requests_above_limits(&pool.spec.pod.resources));
@@ -113,6 +117,7 @@ pub fn validate(observed: &Observed, settings: &Settings) -> Result<ValidPool, V
         cache,
         credentials: pool.spec.credentials.iter().map(|credential| credential.secret_ref.name.clone()).collect(),
         registries,
+        network,
         buildkit_image: pool.spec.buildkit.image.clone().unwrap_or_else(|| default_image(pool.spec.profile, settings)),
         runner_image: settings.runner_image.clone(),
         requests,

@@ -11,6 +11,7 @@ use buildpools_crds::{labels, watch};
 use futures::stream::{BoxStream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -22,6 +23,7 @@ use kube::runtime::{Predicate as _, PredicateConfig, WatchStreamExt as _, predic
 use kube::{Client, Resource, ResourceExt as _};
 
 use super::busy;
+use super::dereference::API_SERVER;
 use crate::kube_ext::owner;
 
 /// A pool, as far as the watch keeps it.
@@ -53,6 +55,7 @@ pub fn watch(client: &Client) -> (Store<PoolMeta>, Triggers) {
         owned::<PodDisruptionBudget>(client),
         busy::triggers(client),
         pods(client),
+        api_server(client, store.clone()),
     ]);
     (store, triggers.boxed())
 }
@@ -113,6 +116,22 @@ fn pods(client: &Client) -> Triggers {
             let pool = pod.labels().get(labels::POOL).cloned();
             Ok(pool.zip(pod.namespace()).map(|(pool, namespace)| ObjectRef::new(&pool).within(&namespace)))
         })
+        .boxed()
+}
+
+/// When the API server moves, every pool's members must be let through to where it is now.
+fn api_server(client: &Client, pools: Store<PoolMeta>) -> Triggers {
+    let (namespace, name) = API_SERVER;
+    let this = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    watch::watch(Api::<PartialObjectMeta<EndpointSlice>>::namespaced(client.clone(), namespace), this)
+        .modify(prune)
+        .touched_objects()
+        .predicate_filter(predicates::generation, PredicateConfig::default())
+        .map_ok(move |_| {
+            let all = pools.state().into_iter().map(|pool| Ok(ObjectRef::from_obj(pool.as_ref())));
+            futures::stream::iter(all.collect::<Vec<_>>())
+        })
+        .try_flatten()
         .boxed()
 }
 

@@ -136,6 +136,61 @@ fn logins_and_tokens_are_the_runners(objects: build::Objects) {
     assert!(daemon.env.is_none());
 }
 
+/// The rules of a pool's NetworkPolicy for what its members open.
+fn egress(spec: &Value) -> Value {
+    serde_json::to_value(objects(spec).network_policy.spec.unwrap().egress).unwrap()
+}
+
+#[test]
+fn without_egress_a_member_reaches_dns_and_the_api_server_alone() {
+    let mut spec = minimal();
+    spec["network"] = json!({"egress": []});
+    assert_eq!(
+        egress(&spec),
+        json!([
+            {
+                "to": [
+                    {
+                        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+                        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+                    },
+                    {"ipBlock": {"cidr": "169.254.20.10/32"}},
+                ],
+                "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
+            },
+            {"to": [{"ipBlock": {"cidr": "10.96.0.1/32"}}], "ports": [{"port": 443, "protocol": "TCP"}]},
+            {
+                "to": [{"ipBlock": {"cidr": "172.18.0.2/32"}}, {"ipBlock": {"cidr": "172.18.0.3/32"}}],
+                "ports": [{"port": 6443, "protocol": "TCP"}],
+            },
+        ])
+    );
+}
+
+#[test]
+fn the_internet_is_what_a_pool_reaches_that_says_nothing() {
+    let mut spec = minimal();
+    spec["network"] = json!({"egress": [{"internet": {}}]});
+    assert_eq!(egress(&spec), egress(&minimal()));
+    let rules = egress(&spec);
+    let block = &rules[3]["to"][0]["ipBlock"];
+    assert_eq!(block["cidr"], "0.0.0.0/0");
+    for private in
+        ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "168.63.129.16/32"]
+    {
+        assert!(block["except"].as_array().unwrap().contains(&json!(private)), "{private} is not excepted: {block:#}");
+    }
+}
+
+#[test]
+fn nothing_is_let_in_whatever_the_pool_says() {
+    for spec in [minimal(), full()] {
+        let policy = objects(&spec).network_policy.spec.unwrap();
+        assert_eq!(policy.ingress, Some(Vec::new()));
+        assert_eq!(policy.policy_types.unwrap(), ["Ingress", "Egress"]);
+    }
+}
+
 #[test]
 fn what_only_a_restart_takes_up_changes_the_template_and_slots_do_not() {
     let template = |spec: &Value| objects(spec).stateful_set.spec.unwrap().template;

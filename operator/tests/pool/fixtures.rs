@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use buildpools_crds::v1alpha1::BuildPool;
+use buildpools_operator::pool::network::ClusterNetwork;
 use buildpools_operator::pool::{Progress, Settings, dereference::Observed, reconcile};
 use buildpools_operator::runtime::metrics::Metrics;
 use jiff::Timestamp;
@@ -17,6 +18,10 @@ pub fn settings() -> Settings {
     Settings {
         runner_image: "example.com/runner:v1".into(),
         buildkit_image: "example.com/buildkit:rootless".into(),
+        network: ClusterNetwork {
+            dns: vec!["169.254.20.10/32".parse().unwrap()],
+            api_service: Some("10.96.0.1:443".parse().unwrap()),
+        },
         buildkit_user_namespace_image: "example.com/buildkit:plain".into(),
         metrics: Metrics::default(),
     }
@@ -64,6 +69,15 @@ pub fn full() -> Value {
             {"host": "harbor.example.com:8443", "caRef": {"configMap": "corp-ca", "key": "root.pem"}},
             {"host": "lab.example.com:5000", "caRef": {"configMap": "lab-ca"}},
         ],
+        "network": {"egress": [
+            {"internet": {}, "ports": [{"port": 443}]},
+            {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"], "ports": [{"port": 5000, "endPort": 5009}, {"port": 9418}]},
+            {"cidr": "0.0.0.0/0", "ports": [{"port": 80, "endPort": 80, "protocol": "TCP"}, {"port": 443, "protocol": "UDP"}]},
+            {"to": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "registry"}},
+                "podSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["mirror"]}]},
+            }},
+        ]},
         "buildkit": {"image": "moby/buildkit:v0.34.2-rootless"},
         "pod": {
             "resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"cpu": "4", "memory": "8Gi"}},
@@ -89,6 +103,7 @@ pub fn observed(spec: &Value) -> Observed {
     let authority = |key: &str| BTreeMap::from([(key.to_owned(), PEM.to_owned())]);
     Observed {
         pool: pool(spec),
+        api_server: vec!["172.18.0.2:6443".parse().unwrap(), "172.18.0.3:6443".parse().unwrap()],
         authorities: BTreeMap::from([
             ("corp-ca".to_owned(), authority("root.pem")),
             ("lab-ca".to_owned(), authority("ca.crt")),
@@ -101,10 +116,22 @@ pub fn observed(spec: &Value) -> Observed {
 pub fn cluster(spec: &Value) -> ApiServer {
     let server = ApiServer::default();
     server.put(POOL, pool_json(spec));
+    server.put(API_SERVER, api_server(&["172.18.0.2", "172.18.0.3"]));
     for (name, key) in [("corp-ca", "root.pem"), ("lab-ca", "ca.crt")] {
         server.put(&core("configmaps", name), json!({"metadata": {"name": name}, "data": {key: PEM, "other": "x"}}));
     }
     server
+}
+
+pub const API_SERVER: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+
+/// Where the API server says it is.
+pub fn api_server(addresses: &[&str]) -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "kubernetes", "namespace": "default"},
+        "addressType": "IPv4", "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+    })
 }
 
 pub async fn pass(server: &ApiServer) -> Progress {

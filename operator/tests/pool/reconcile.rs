@@ -4,8 +4,8 @@ use buildpools_operator::pool::{Progress, reconcile};
 use serde_json::{Value, json};
 
 use crate::fixtures::{
-    NETWORK_POLICY, POOL, ROLE_BINDING, STATEFUL_SET, cluster, core, full, minimal, now, pass, pod, pool_json, ready,
-    ready_status, settings,
+    API_SERVER, NETWORK_POLICY, POOL, ROLE_BINDING, STATEFUL_SET, api_server, cluster, core, full, minimal, now, pass,
+    pod, pool_json, ready, ready_status, settings,
 };
 use crate::support::{ApiServer, Fault, Received};
 
@@ -25,6 +25,28 @@ fn members_come(server: &ApiServer) {
         let name = format!("fast-{ordinal}");
         server.put(&core("pods", &name), pod(&name, uid, &ready_status()));
     }
+}
+
+/// Where members may connect to by the NetworkPolicy that is there: all addresses.
+fn let_through(server: &ApiServer) -> String {
+    server.object(NETWORK_POLICY).unwrap()["spec"]["egress"].to_string()
+}
+
+#[tokio::test]
+async fn members_are_let_through_to_where_the_api_server_is_now() {
+    let server = cluster(&minimal());
+    pass(&server).await;
+    assert!(let_through(&server).contains("172.18.0.3/32"));
+    server.put(API_SERVER, api_server(&["172.18.0.2", "172.18.0.9"]));
+    pass(&server).await;
+    let egress = let_through(&server);
+    assert!(egress.contains("172.18.0.9/32") && !egress.contains("172.18.0.3/32"), "{egress}");
+
+    // Nothing is taken away while nobody says where it is.
+    server.remove(API_SERVER);
+    pass(&server).await;
+    assert_eq!(ready(&server).1, "ApiServerUnknown");
+    assert_eq!(let_through(&server), egress);
 }
 
 #[tokio::test]

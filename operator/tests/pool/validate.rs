@@ -117,6 +117,28 @@ fn quantities_that_cannot_be_are_named_with_their_field() {
     }
 }
 
+#[test]
+fn the_api_server_must_be_known() {
+    let mut seen = observed(&minimal());
+    seen.api_server.clear();
+    let found = problems(&seen);
+    assert_eq!(found, [Problem::ApiServerUnknown]);
+    assert_eq!(found[0].reason(), reasons::API_SERVER_UNKNOWN);
+    assert!(found[0].to_string().contains("EndpointSlice kubernetes in namespace default"), "{}", found[0]);
+}
+
+#[test]
+fn a_network_that_cannot_be_opens_nothing() {
+    for (cidr, except) in [("169.254.169.254/32", json!([])), ("10.0.0.0", json!([])), ("10.0.0.0/8", json!(["x"]))] {
+        let mut spec = minimal();
+        spec["network"] = json!({"egress": [{"internet": {}}, {"cidr": cidr, "except": except}]});
+        let found = problems(&observed(&spec));
+        assert_eq!(found, [Problem::EgressInvalid { index: 1, cidr: cidr.into() }]);
+        assert_eq!(found[0].reason(), reasons::EGRESS_INVALID);
+        assert!(found[0].to_string().starts_with(&format!("spec.network.egress[1]: cidr {cidr}")), "{}", found[0]);
+    }
+}
+
 fn owned_by(owner: Option<&Value>) -> ObjectMeta {
     from_value(json!({"name": "x", "ownerReferences": owner.into_iter().collect::<Vec<_>>()})).unwrap()
 }

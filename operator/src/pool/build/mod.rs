@@ -34,7 +34,7 @@ pub struct Objects {
     pub role_binding: RoleBinding,
     /// The configuration of daemon and runner.
     pub config_map: ConfigMap,
-    /// Who may connect to members.
+    /// Who may connect to members, and where they may connect to.
     pub network_policy: NetworkPolicy,
     /// The members' host names.
     pub service: Service,

@@ -1,0 +1,7 @@
+# tries: a base image whose ONBUILD does what its user did not write
+# ends: Failed .*security.insecure.*
+# Rootless: nothing
+# UserNamespace: nothing
+FROM registry.buildpools.test:5000/library/attacker:stable AS base
+ONBUILD RUN --security=insecure echo "ESCAPED insecure by ONBUILD"
+FROM base

@@ -1,0 +1,6 @@
+# tries: an image of another tenant's repository
+# ends: Failed .*
+# Rootless: nothing
+# UserNamespace: nothing
+FROM registry.buildpools.test:5000/bob/private:1
+RUN echo "ESCAPED: pulled"
