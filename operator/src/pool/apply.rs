@@ -20,7 +20,7 @@ use super::preflight::{self, PreflightError};
 use super::problem::Problem;
 use super::reasons;
 use super::validate::{self, ValidPool};
-use crate::kube_ext::call::{CallError, call};
+use crate::kube_ext::call::call;
 use crate::kube_ext::ensure::{EnsureError, Manager, ensure, remove};
 use crate::kube_ext::{owner, quantity};
 use crate::runtime::metrics::Metrics;

@@ -326,8 +326,10 @@ impl Reader<'_> {
         let names = claims::classes_to_ask(&observed.pool, &observed.volumes);
         let api: Api<StorageClass> = Api::all(self.client.clone());
         let found = try_join_all(names.iter().map(|name| Box::pin(call::get(api.get(name))))).await;
-        let found =
-            found.map_err(|source| DereferenceError { what: "the volumes' StorageClass".to_owned(), source: source.into() })?;
+        let found = found.map_err(|source| DereferenceError {
+            what: "the volumes' StorageClass".to_owned(),
+            source: source.into(),
+        })?;
         Ok(names.into_iter().zip(found).filter_map(|(name, class)| Some((name, class?))).collect())
     }
 

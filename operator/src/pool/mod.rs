@@ -7,8 +7,8 @@
 
 pub mod apply;
 pub mod build;
-mod busy;
 pub mod buildkit;
+mod busy;
 pub mod cache;
 pub mod credentials;
 pub mod deletion;

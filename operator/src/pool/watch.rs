@@ -77,8 +77,17 @@ fn meta(pool: &DeserializeGuard<BuildPool>) -> PoolMeta {
     let mut hasher = DefaultHasher::new();
     if let Some(status) = pool.0.as_ref().ok().and_then(|pool| pool.status.as_ref()) {
         for member in &status.members {
-            let PoolMember { uid, pod: _, phase: _, version, snapshotter, builds: _, missing_secrets, warnings } =
-                member;
+            let PoolMember {
+                uid,
+                pod: _,
+                phase: _,
+                version,
+                snapshotter,
+                builds: _,
+                missing_secrets,
+                warnings,
+                cache: _,
+            } = member;
             (uid, version, snapshotter, missing_secrets, warnings).hash(&mut hasher);
         }
     }

@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use crate::kube_ext::call::call;
 use crate::kube_ext::ensure::short_hash;
-use crate::pool::reasons;
+use crate::pool::reasons::cache as reasons;
 
 /// Controller of these events.
 const CONTROLLER: &str = "buildpools.dev/pool";

@@ -8,7 +8,7 @@ use kube::ResourceExt as _;
 use super::claims::Unexpandable;
 use super::limits::Limits;
 use crate::pool::members::is_ready;
-use crate::pool::reasons;
+use crate::pool::reasons::cache as reasons;
 
 /// What the daemon's entry point (`start.sh`) says last when the daemon cannot run for a damaged database.
 pub const DAMAGED: &str = "buildpools: the cache's database is damaged";
