@@ -19,7 +19,8 @@ pub struct Hits(BTreeMap<usize, bool>);
 
 impl Hits {
     /// Takes an event of the build. Only steps of the Dockerfile count: loading its parts and exporting the image are
-    /// done each time. A step that failed was not in the cache; one that was stopped is unknown.
+    /// done each time. So is FROM, which the daemon never calls cached, whether it pulls or not. A step that failed was
+    /// not in the cache; one that was stopped is unknown.
     pub fn take(&mut self, event: &Event) {
         if !is_instruction(&event.step.name) {
             return;
@@ -40,9 +41,13 @@ impl Hits {
     }
 }
 
-/// `[2/3] RUN make`, `[build 2/3] RUN make`, and not `[internal] load build context` or `exporting to image`.
+/// `[2/3] RUN make`, `[build 2/3] RUN make`, and not `[1/3] FROM x`, `[internal] load build context` or `exporting to
+/// image`.
 fn is_instruction(name: &str) -> bool {
-    let Some((position, _)) = name.strip_prefix('[').and_then(|rest| rest.split_once(']')) else { return false };
+    let Some((position, what)) = name.strip_prefix('[').and_then(|rest| rest.split_once("] ")) else { return false };
+    if what.starts_with("FROM ") {
+        return false;
+    }
     let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     position.rsplit(' ').next().and_then(|last| last.split_once('/')).is_some_and(|(n, of)| number(n) && number(of))
 }
@@ -58,8 +63,7 @@ mod tests {
         let failed = || EventKind::Failed { error: "exit code: 1".into() };
         for (number, name, kind) in [
             (1, "[internal] load build definition from Dockerfile", EventKind::Done { seconds: 0.0 }),
-            (2, "[1/3] FROM busybox", EventKind::Started),
-            (2, "[1/3] FROM busybox", EventKind::Cached),
+            (2, "[1/3] FROM busybox", EventKind::Done { seconds: 0.0 }),
             (3, "[build 2/3] RUN make", EventKind::Cached),
             // Loading what was cached.
             (3, "[build 2/3] RUN make", EventKind::Done { seconds: 1.0 }),
@@ -72,7 +76,7 @@ mod tests {
         }
         let mut total = Total { steps: 10, cached: 5 };
         assert!(hits.add_to(&mut total));
-        assert_eq!(total, Total { steps: 13, cached: 7 });
+        assert_eq!(total, Total { steps: 12, cached: 6 });
         assert!(!Hits::default().add_to(&mut total));
     }
 }

@@ -66,9 +66,9 @@ pub type Target = (String, String, u16);
 
 /// A script that tries all targets at once.
 pub fn script(function: &str, targets: &[Target]) -> String {
-    let calls: String =
+    let calls: Vec<_> =
         targets.iter().map(|(name, host, port)| format!("reach '{name}' '{host}' {port} &\n")).collect();
-    format!("{function}{calls}wait\n")
+    format!("{function}{}wait\n", calls.concat())
 }
 
 /// What a script printed, by name of the target. Other lines are left out.

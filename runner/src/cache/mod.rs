@@ -60,7 +60,8 @@ pub struct Keeper<S> {
     builds: usize,
     /// The reset that is dealt with, since when it waits, and whether builds are held back for it.
     pending: Option<Pending>,
-    resets: usize,
+    /// What the pool asked for when it was first seen.
+    initial: Option<Option<String>>,
     seen: MemberCache,
     /// Said once, not every ten seconds.
     blind: bool,
@@ -93,7 +94,7 @@ impl<S: Store> Keeper<S> {
             asked_at: None,
             builds: 0,
             pending: None,
-            resets: 0,
+            initial: None,
             seen: MemberCache::default(),
             blind: false,
         }
@@ -128,7 +129,9 @@ impl<S: Store> Keeper<S> {
         }
         self.look_at_volume().await;
         let wanted = self.pool.borrow_and_update().clone();
+        // Until the pool is known there are no slots.
         if wanted.slots > 0 {
+            self.initial.get_or_insert_with(|| wanted.cache_reset.clone());
             self.reset(wanted.cache_reset).await;
         }
         let seen = self.seen.clone();
@@ -187,14 +190,13 @@ impl<S: Store> Keeper<S> {
         }
         if self.pending.as_ref().is_none_or(|pending| pending.value != value) {
             self.release();
-            self.resets += 1;
             self.pending = Some(Pending { value: value.clone(), since: Instant::now(), holding: false });
         }
         let Some(pending) = &mut self.pending else { return };
         let facts = Facts {
             done: self.volume.was_reset_for(&value),
             new_volume: self.new_volume,
-            first: self.resets == 1,
+            initial: self.initial.as_ref().is_some_and(|initial| initial.as_ref() == Some(&value)),
             builds: self.builds,
             waited: pending.since.elapsed(),
         };

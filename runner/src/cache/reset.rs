@@ -12,8 +12,8 @@ pub struct Facts {
     pub done: bool,
     /// There was nothing in the cache when this runner began.
     pub new_volume: bool,
-    /// This is the first reset that the pool asks for since this runner began.
-    pub first: bool,
+    /// The pool asked for it already when this runner began.
+    pub initial: bool,
     /// Builds that run.
     pub builds: usize,
     /// How long the reset has waited.
@@ -39,7 +39,7 @@ pub enum Step {
 pub fn next(facts: Facts) -> Step {
     match facts {
         Facts { done: true, .. } => Step::Nothing,
-        Facts { new_volume: true, first: true, .. } => Step::Note,
+        Facts { new_volume: true, initial: true, .. } => Step::Note,
         Facts { builds: 0, .. } => Step::Empty,
         Facts { waited, .. } if waited >= PATIENCE => Step::Hold,
         _ => Step::Wait,
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_reset_happens_once_and_without_builds() {
-        let facts = Facts { done: false, new_volume: false, first: true, builds: 0, waited: Duration::ZERO };
+        let facts = Facts { done: false, new_volume: false, initial: true, builds: 0, waited: Duration::ZERO };
         for (facts, expected) in [
             (facts, Step::Empty),
             (Facts { done: true, ..facts }, Step::Nothing),
@@ -62,7 +62,7 @@ mod tests {
             // A pool that is created with the field does not begin with a reset, whatever its first build has left.
             (Facts { new_volume: true, builds: 1, ..facts }, Step::Note),
             // Later, it is a reset like any other.
-            (Facts { new_volume: true, first: false, ..facts }, Step::Empty),
+            (Facts { new_volume: true, initial: false, ..facts }, Step::Empty),
         ] {
             assert_eq!(next(facts), expected, "{facts:?}");
         }

@@ -122,6 +122,16 @@ async fn a_new_volume_is_not_reset_by_the_value_that_the_pool_begins_with() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_volume_that_was_new_once_is_reset_when_it_is_asked_for_later() {
+    let world = World::start(0, tempfile::tempdir().unwrap(), None);
+    world.reported(|_| true).await;
+    world.store.0.records.store(3, Ordering::SeqCst);
+    world.ask_for("1");
+    world.done("1").await;
+    assert_eq!(world.emptied(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_waits_for_the_builds_and_then_holds_others_back() {
     let mut world = World::start(5, tempfile::tempdir().unwrap(), None);
     world.reported(|cache| cache.records == 5).await;
