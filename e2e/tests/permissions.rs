@@ -11,6 +11,7 @@ use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -121,11 +122,24 @@ async fn exercise(tenant: &Tenant) -> anyhow::Result<()> {
             s.attempts.get(1).is_some_and(|attempt| attempt.result.is_some())
         })
         .await?;
+
+    // The third attempt builds long enough to be protected from eviction.
+    let drift = Patch::Merge(json!({"metadata": {"labels": {"buildpools.dev/pool": "drifted"}}}));
+    let by = PatchParams::default();
+    let (budgets, budget) = (tenant.api::<PodDisruptionBudget>(), names::disruption_budget("main"));
+    wait::until(&budgets, &budget, "the build is protected", wait::BUILD, |budget| budget.is_some()).await?;
+    budgets.patch(&budget, &by, &drift).await?;
+    wait::until(&budgets, &budget, "the label is repaired", wait::SOON, |budget| {
+        budget
+            .and_then(|budget| budget.metadata.labels.as_ref())
+            .is_some_and(|l| l.get("buildpools.dev/pool").is_some_and(|v| v == "main"))
+    })
+    .await?;
     tenant.jobs().delete("endless", &DeleteParams::default()).await?;
+    wait::until(&budgets, &budget, "nobody builds", wait::SOON, |budget| budget.is_none()).await?;
 
     // Drift in every kind of object is repaired, by a patch.
-    let drift = Patch::Merge(json!({"metadata": {"labels": {"buildpools.dev/pool": "drifted"}}}));
-    let (by, set) = (PatchParams::default(), names::stateful_set("main"));
+    let set = names::stateful_set("main");
     tenant.api::<StatefulSet>().patch(&set, &by, &drift).await?;
     tenant.api::<Service>().patch(&names::service("main"), &by, &drift).await?;
     tenant.api::<ConfigMap>().patch(&names::config_map("main"), &by, &drift).await?;

@@ -1,8 +1,6 @@
 //! Who may make what carries a pool's exceptions, with the identities of a real cluster: the operator's token, that of a
 //! namespace's administrator, and Kubernetes' own controllers.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, ensure};
 use buildpools_crds::names;
 use buildpools_e2e::harness::{Tenant, wait};
@@ -190,13 +188,25 @@ async fn pool_isolation_pods_with_a_pools_exceptions_come_from_its_stateful_set(
         refused(written.map(drop).map_err(|error| error.to_string()), "takes no ephemeral containers")?;
 
         // The exceptions, without the label.
-        let exceptions: BTreeMap<&str, Value> = [
+        let exceptions = [
             ("hostNetwork", json!({"hostNetwork": true})),
             ("privileged", of_container(json!({"privileged": true}))),
             ("capabilities.add", of_container(json!({"capabilities": {"add": ["SYS_ADMIN"]}}))),
             ("hostPath", json!({"volumes": [{"name": "h", "hostPath": {"path": "/"}}]})),
             ("seccomp", of_container(json!({"seccompProfile": {"type": "Unconfined"}}))),
             ("AppArmor", json!({"securityContext": {"appArmorProfile": {"type": "Unconfined"}}})),
+            ("AppArmor", of_container(json!({"appArmorProfile": {"type": "Unconfined"}}))),
+            ("seccomp", json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}})),
+            ("seLinuxOptions", of_container(json!({"seLinuxOptions": {"user": "system_u"}}))),
+            ("hostPID", json!({"hostPID": true})),
+            (
+                "hostPort",
+                json!({"containers": [{"name": "x", "image": "i", "ports": [{"containerPort": 80, "hostPort": 80}]}]}),
+            ),
+            (
+                "privileged",
+                json!({"initContainers": [{"name": "i", "image": "i", "securityContext": {"privileged": true}}]}),
+            ),
             ("procMount", {
                 let mut spec = of_container(json!({"procMount": "Unmasked"}));
                 spec["hostUsers"] = json!(false);
@@ -204,8 +214,7 @@ async fn pool_isolation_pods_with_a_pools_exceptions_come_from_its_stateful_set(
             }),
             ("seLinuxOptions", json!({"securityContext": {"seLinuxOptions": {"type": "spc_t"}}})),
             ("sysctls", json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}})),
-        ]
-        .into();
+        ];
         for (field, spec) in exceptions {
             let made = create::<Pod>(&user, namespace, pod("evil", json!({}), spec), true).await;
             let message = made.err().with_context(|| format!("{field} is let in"))?;

@@ -9,8 +9,10 @@ use buildpools_e2e::harness::{BASE, Tenant, wait};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::{Resource, ResourceExt as _};
 use serde_json::json;
 
@@ -192,4 +194,58 @@ async fn pool_isolation_every_pool_has_objects_of_its_own() {
         Ok(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn pool_isolation_what_the_spec_says_of_pods_reaches_them() {
+    Tenant::with("isolation-pass", async |tenant| {
+        let client = tenant.environment.client.clone();
+        let name = tenant.namespace.as_str();
+        let class: PriorityClass = serde_json::from_value(json!({"metadata": {"name": name}, "value": 1000}))?;
+        let runtime: RuntimeClass = serde_json::from_value(json!({"metadata": {"name": name}, "handler": "runc"}))?;
+        let (classes, runtimes) = (Api::<PriorityClass>::all(client.clone()), Api::<RuntimeClass>::all(client));
+        classes.create(&PostParams::default(), &class).await?;
+        runtimes.create(&PostParams::default(), &runtime).await?;
+        let passed = passes_through(tenant, name).await;
+        classes.delete(name, &DeleteParams::default()).await?;
+        runtimes.delete(name, &DeleteParams::default()).await?;
+        passed
+    })
+    .await;
+}
+
+async fn passes_through(tenant: &Tenant, class: &str) -> anyhow::Result<()> {
+    let settings = json!({
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "2Gi"}},
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "example.com/builds", "operator": "Exists", "effect": "NoSchedule"}],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"buildpools.dev/pool": "main"}},
+            },
+        }]}},
+        "priorityClassName": class,
+        "runtimeClassName": class,
+        "labels": {"example.com/team": "a"},
+        "annotations": {"example.com/cost-centre": "42"},
+        "imagePullSecrets": [{"name": "mirror"}],
+    });
+    let pod_settings = serde_json::from_value(settings.clone())?;
+    tenant.pool("main").spec(|spec| spec.pod = pod_settings).create_ready().await?;
+    let pod = tenant.pods().get("main-0").await?;
+    ensure!(pod.labels().get("example.com/team").is_some_and(|team| team == "a"), "{:?}", pod.labels());
+    ensure!(pod.annotations().get("example.com/cost-centre").is_some_and(|c| c == "42"), "{:?}", pod.annotations());
+    let spec = serde_json::to_value(pod.spec)?;
+    for field in ["nodeSelector", "affinity", "priorityClassName", "runtimeClassName", "imagePullSecrets"] {
+        ensure!(spec[field] == settings[field], "{field}: {:#}", spec[field]);
+    }
+    ensure!(spec["priority"] == json!(1000), "{spec:#}");
+    // Kubernetes adds its own.
+    let tolerations = spec["tolerations"].as_array().context("tolerations")?;
+    ensure!(tolerations.contains(&settings["tolerations"][0]), "{tolerations:#?}");
+    ensure!(spec["initContainers"][0]["resources"] == settings["resources"], "{spec:#}");
+    let status = tenant.job("app", "main").inline(&format!("FROM {BASE}\nRUN true\n")).run().await?;
+    ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
+    Ok(())
 }

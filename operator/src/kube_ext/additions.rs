@@ -4,7 +4,7 @@
 //! is (`metadata.managedFields`), and defaults are nobody's: a field in a part that is all ours, that another manager owns
 //! and that we did not ask for was added by somebody. Server-side apply leaves it there.
 
-use kube::{Resource, ResourceExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::{Map, Value, json};
 
 /// Parts of an object that may be written by others: labels and annotations are everybody's, the status is its
@@ -12,9 +12,8 @@ use serde_json::{Map, Value, json};
 const SHARED: [&str; 6] = ["apiVersion", "kind", "metadata", "status", "secrets", "imagePullSecrets"];
 
 /// The JSON patch that puts back, as a whole, each part to which somebody else has added something; `None` if nobody has.
-/// `desired` is the object as we want it. The patch holds for this version of the object only.
-pub fn removal<K: Resource>(desired: &Value, live: &K, manager: &str) -> Option<Value> {
-    let entries = live.meta().managed_fields.as_deref().unwrap_or_default();
+/// `desired` is the object as we want it, `live` as it is. The patch holds for this version of the object only.
+pub fn removal(desired: &Value, live: &Value, entries: &[ManagedFieldsEntry], manager: &str) -> Option<Value> {
     let others = entries.iter().filter(|entry| {
         entry.manager.as_deref() != Some(manager) && entry.subresource.as_deref().unwrap_or_default().is_empty()
     });
@@ -23,7 +22,7 @@ pub fn removal<K: Resource>(desired: &Value, live: &K, manager: &str) -> Option<
         let Some(Value::Object(fields)) = entry.fields_v1.as_ref().map(|fields| &fields.0) else { continue };
         for (field, owned) in fields {
             let Some(part) = field.strip_prefix("f:").filter(|part| !SHARED.contains(part)) else { continue };
-            if !parts.contains(&part) && adds(owned, desired.get(part)) {
+            if !parts.contains(&part) && adds(owned, desired.get(part), &live[part]) {
                 parts.push(part);
             }
         }
@@ -31,7 +30,8 @@ pub fn removal<K: Resource>(desired: &Value, live: &K, manager: &str) -> Option<
     if parts.is_empty() {
         return None;
     }
-    let version = json!({"op": "replace", "path": "/metadata/resourceVersion", "value": live.resource_version()});
+    let version =
+        json!({"op": "replace", "path": "/metadata/resourceVersion", "value": live["metadata"]["resourceVersion"]});
     let parts = parts.into_iter().map(|part| {
         let path = format!("/{part}");
         match desired.get(part) {
@@ -44,12 +44,16 @@ pub fn removal<K: Resource>(desired: &Value, live: &K, manager: &str) -> Option<
 
 /// Whether the owned fields (FieldsV1) hold one that is not wanted. Values of those that are wanted are compared
 /// elsewhere.
-fn adds(owned: &Value, desired: Option<&Value>) -> bool {
-    let Some(desired) = desired else { return true };
+fn adds(owned: &Value, desired: Option<&Value>, live: &Value) -> bool {
+    let Some(desired) = desired else { return !is_empty(live) };
     let Value::Object(owned) = owned else { return false };
+    // Owned as a whole, like a selector: it is ours if nothing is in it that we did not ask for.
+    if owned.is_empty() && (desired.is_object() || desired.is_array()) {
+        return desired != live && !(is_empty(desired) && is_empty(live));
+    }
     owned.iter().any(|(key, inner)| match key.split_once(':') {
-        Some(("f", field)) => adds(inner, desired.get(field)),
-        Some(("k", keys)) => adds(inner, item(desired, keys)),
+        Some(("f", field)) => adds(inner, desired.get(field), &live[field]),
+        Some(("k", keys)) => adds(inner, item(desired, keys), item(live, keys).unwrap_or(&Value::Null)),
         // An item of a set. One that we want is there anyhow.
         Some(("v", value)) => {
             let value: Option<Value> = serde_json::from_str(value).ok();
@@ -58,6 +62,15 @@ fn adds(owned: &Value, desired: Option<&Value>) -> bool {
         // "." is the field itself.
         _ => false,
     })
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
 }
 
 /// The item of a list with these keys. A key that the item does not say has its default.
@@ -70,59 +83,75 @@ fn item<'a>(list: &'a Value, keys: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::apps::v1::StatefulSet;
 
     const US: &str = "us";
 
-    fn set(manager: &str, subresource: Option<&str>, fields: &Value) -> StatefulSet {
-        serde_json::from_value(json!({
-            "metadata": {"name": "x", "resourceVersion": "7", "managedFields": [
-                {"manager": US, "operation": "Update", "fieldsV1": {"f:spec": {"f:serviceName": {}}}},
-                {"manager": manager, "operation": "Update", "subresource": subresource, "fieldsV1": fields},
-            ]},
-            "spec": {"selector": {}, "template": {}},
-        }))
+    fn entries(manager: &str, subresource: Option<&str>, fields: &Value) -> Vec<ManagedFieldsEntry> {
+        serde_json::from_value(json!([
+            {"manager": US, "operation": "Update", "fieldsV1": {"f:spec": {"f:serviceName": {}}}},
+            {"manager": manager, "operation": "Update", "subresource": subresource, "fieldsV1": fields},
+        ]))
         .unwrap()
     }
 
     fn desired() -> Value {
-        json!({"spec": {"replicas": 1, "template": {"spec": {
+        json!({"spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": {"spec": {
             "containers": [{"name": "a", "image": "i", "args": ["1"]}],
         }}}})
     }
 
+    /// With all that is added below.
+    fn live() -> Value {
+        let mut live = desired();
+        live["metadata"] = json!({"resourceVersion": "7"});
+        live["data"] = json!({"x": "y"});
+        live["spec"]["selector"]["matchLabels"]["x"] = json!("y");
+        live["spec"]["template"]["metadata"] = json!({"annotations": {"x": "y"}});
+        live["spec"]["template"]["spec"]["hostNetwork"] = json!(true);
+        live["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "E"}]);
+        live["spec"]["template"]["spec"]["initContainers"] = json!([{"name": "b"}]);
+        live
+    }
+
+    fn found(manager: &str, subresource: Option<&str>, fields: &Value) -> Option<Value> {
+        removal(&desired(), &live(), &entries(manager, subresource, fields), US)
+    }
+
     #[test]
     fn what_nobody_asked_for_is_removed_with_the_whole_part() {
-        let container = |inner: &Value| json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {r#"k:{"name":"a"}"#: inner}}}}});
+        let pod = |inner: &Value| json!({"f:spec": {"f:template": {"f:spec": inner}}});
+        let container = |inner: &Value| pod(&json!({"f:containers": {r#"k:{"name":"a"}"#: inner}}));
         for added in [
-            json!({"f:spec": {"f:template": {"f:spec": {"f:hostNetwork": {}}}}}),
+            pod(&json!({"f:hostNetwork": {}})),
             json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": {"f:x": {}}}}}}),
+            json!({"f:spec": {"f:selector": {}}}),
             container(&json!({"f:env": {".": {}, r#"k:{"name":"E"}"#: {".": {}, "f:name": {}}}})),
-            json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {r#"k:{"name":"b"}"#: {".": {}}}}}}}),
+            pod(&json!({"f:initContainers": {".": {}, r#"k:{"name":"b"}"#: {".": {}}}})),
         ] {
-            let patch = removal(&desired(), &set("kubectl", None, &added), US).expect("an addition");
             assert_eq!(
-                patch,
+                found("kubectl", None, &added).expect("an addition"),
                 json!([
                     {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"},
                     {"op": "add", "path": "/spec", "value": desired()["spec"]},
-                ])
+                ]),
+                "{added}"
             );
         }
-        let patch = removal(&desired(), &set("kubectl", None, &json!({"f:data": {".": {}, "f:x": {}}})), US);
+        let patch = found("kubectl", None, &json!({"f:data": {".": {}, "f:x": {}}}));
         assert_eq!(patch.expect("an addition")[1], json!({"op": "remove", "path": "/data"}));
 
         for fine in [
             json!({"f:spec": {"f:replicas": {}}}),
+            json!({"f:spec": {"f:paused": {}}}),
             json!({"f:metadata": {"f:labels": {"f:x": {}}}}),
             json!({"f:status": {"f:replicas": {}}}),
             json!({"f:secrets": {".": {}}}),
             container(&json!({".": {}, "f:image": {}, "f:args": {}})),
         ] {
-            assert_eq!(removal(&desired(), &set("kubectl", None, &fine), US), None, "{fine}");
+            assert_eq!(found("kubectl", None, &fine), None, "{fine}");
         }
-        let hidden = json!({"f:spec": {"f:template": {"f:spec": {"f:hostNetwork": {}}}}});
-        assert_eq!(removal(&desired(), &set(US, None, &hidden), US), None, "set by a webhook while we wrote");
-        assert_eq!(removal(&desired(), &set("controller", Some("status"), &hidden), US), None);
+        let hidden = pod(&json!({"f:hostNetwork": {}}));
+        assert_eq!(found(US, None, &hidden), None, "set by a webhook while we wrote");
+        assert_eq!(found("controller", Some("status"), &hidden), None);
     }
 }

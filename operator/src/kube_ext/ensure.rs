@@ -119,7 +119,8 @@ where
     // What was applied last is what is wanted now: if it is not there, somebody has changed it.
     let drift = applied(&desired) == applied(&live);
     let Some(field) = difference(&desired, &live, &body, &current) else {
-        let Some(patch) = additions::removal(&body, &live, by.name) else { return Ok(live) };
+        let entries = live.meta().managed_fields.as_deref().unwrap_or_default();
+        let Some(patch) = additions::removal(&body, &current, entries, by.name) else { return Ok(live) };
         let patch = Patch::<K>::Json(serde_json::from_value(patch).map_err(serialise)?);
         let put = call(api.patch(&name, &params(by, false), &patch)).await.map_err(fail("restore"))?;
         info!(kind, name, "restored: somebody had added to it");
