@@ -72,26 +72,28 @@ async fn expect(tenant: &Tenant, from: &str, expected: &[(&str, u16, Reach)]) ->
 async fn semantics(tenant: &Tenant, other: &Tenant) -> anyhow::Result<()> {
     let here = pods(tenant, &["server", "client", "third"]).await?;
     let there = pods(other, &["client", "third"]).await?;
-    let (server, client) = (here[0].as_str(), here[1].as_str());
+    let (server, client, theirs) = (here[0].as_str(), here[1].as_str(), there[0].as_str());
     let node = tenant.environment.cluster.node_ip.to_string();
+    let node = node.as_str();
     let service: Service = from_value(json!({
         "metadata": {"name": "web"}, "spec": {"selector": {"role": "server"}, "ports": [{"port": 80, "targetPort": 8080}]},
     }))?;
     tenant.api::<Service>().create(&PostParams::default(), &service).await?;
     let name = format!("web.{}.svc.cluster.local", tenant.namespace);
+    let name = name.as_str();
     let namespaces: Api<Namespace> = Api::all(tenant.environment.client.clone());
     let label = Patch::Merge(json!({"metadata": {"labels": {"project": tenant.namespace}}}));
     namespaces.patch(&other.namespace, &PatchParams::default(), &label).await?;
 
     // Without a policy everything is open.
-    let open = [(server, 8080, Open), (server, 8081, Open), (server, 8082, Closed), (&name, 80, Open)];
+    let open = [(server, 8080, Open), (server, 8081, Open), (server, 8082, Closed), (name, 80, Open)];
     expect(tenant, "client", &open).await?;
     expect(other, "client", &open).await?;
 
     // A pod that is selected takes what is allowed and nothing else.
     policy(tenant, "deny", json!({"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"]}))
         .await?;
-    let blocked = [(server, 8080, Blocked), (server, 8081, Blocked), (server, 8082, Blocked), (&name, 80, Blocked)];
+    let blocked = [(server, 8080, Blocked), (server, 8081, Blocked), (server, 8082, Blocked), (name, 80, Blocked)];
     expect(tenant, "client", &blocked).await?;
     expect(other, "client", &blocked).await?;
     expect(tenant, "server", &[(server, 8080, Open), (client, 8080, Open)]).await?;
@@ -108,8 +110,8 @@ async fn semantics(tenant: &Tenant, other: &Tenant) -> anyhow::Result<()> {
         }]}),
     )
     .await?;
-    expect(tenant, "client", &[(server, 8080, Open), (server, 8081, Blocked), (&name, 80, Open)]).await?;
-    expect(tenant, "third", &[(server, 8080, Blocked), (&name, 80, Blocked)]).await?;
+    expect(tenant, "client", &[(server, 8080, Open), (server, 8081, Blocked), (name, 80, Open)]).await?;
+    expect(tenant, "third", &[(server, 8080, Blocked), (name, 80, Blocked)]).await?;
     expect(other, "client", &[(server, 8080, Blocked)]).await?;
     policy(
         tenant,
@@ -144,9 +146,9 @@ async fn semantics(tenant: &Tenant, other: &Tenant) -> anyhow::Result<()> {
     // What a pod opens. Its node is no exception here.
     let select_client = json!({"matchLabels": {"role": "client"}});
     policy(other, "deny", json!({"podSelector": select_client, "policyTypes": ["Egress"]})).await?;
-    expect(other, "client", &[(server, 8081, Blocked), (&node, 6443, Blocked), (&there[0], 8080, Open)]).await?;
-    ensure!(!resolves(other, &name).await?, "DNS is not allowed");
-    expect(other, "third", &[(&node, 6443, Open), (&there[0], 8080, Open)]).await?;
+    expect(other, "client", &[(server, 8081, Blocked), (node, 6443, Blocked), (theirs, 8080, Open)]).await?;
+    ensure!(!resolves(other, name).await?, "DNS is not allowed");
+    expect(other, "third", &[(node, 6443, Open), (theirs, 8080, Open)]).await?;
     policy(
         other,
         "dns",
@@ -156,8 +158,8 @@ async fn semantics(tenant: &Tenant, other: &Tenant) -> anyhow::Result<()> {
         ]}),
     )
     .await?;
-    expect(other, "client", &[(&node, 6443, Open), (&node, 53, Blocked), (server, 8081, Blocked)]).await?;
-    ensure!(resolves(other, &name).await?, "DNS by UDP is allowed, through its Service");
+    expect(other, "client", &[(node, 6443, Open), (node, 53, Blocked), (server, 8081, Blocked)]).await?;
+    ensure!(resolves(other, name).await?, "DNS by UDP is allowed, through its Service");
     // Both ends must allow it: by-both lets this pod in at 8081.
     policy(
         other,

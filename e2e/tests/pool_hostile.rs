@@ -86,7 +86,9 @@ impl Attack {
                 shared.extend(rest.split_whitespace().next().map(str::to_owned));
             } else if line.starts_with("LEAK ") {
                 match canaries.kind(line) {
-                    Some("neighbour") => drop(shared.insert("canary".to_owned())),
+                    Some("neighbour") => {
+                        shared.insert("canary".to_owned());
+                    }
                     Some(kind) => wrong.push(format!("{kind}: {line}")),
                     // Its own arguments, or what another attack printed.
                     None => {}
@@ -144,7 +146,8 @@ impl Canaries {
 /// What the attacks need in registry and git server, once.
 async fn prepare(tenant: &Tenant) -> anyhow::Result<()> {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
-    PREPARED.get_or_try_init(|| images(tenant)).await.map(drop)
+    PREPARED.get_or_try_init(|| images(tenant)).await?;
+    Ok(())
 }
 
 async fn images(tenant: &Tenant) -> anyhow::Result<()> {

@@ -130,7 +130,8 @@ async fn a_pod_outside(tenant: &Tenant, members: &[Member<'_>]) -> anyhow::Resul
     })
     .await?;
     let node = tenant.environment.cluster.node_ip.to_string();
-    let open = [(METADATA, 80), (PUBLIC[0], 80), (PUBLIC[1], 81), (PRIVATE, 80), (&node, 80), (&node, 10250)];
+    let node = node.as_str();
+    let open = [(METADATA, 80), (PUBLIC[0], 80), (PUBLIC[1], 81), (PRIVATE, 80), (node, 80), (node, 10250)];
     let open = open.map(|(host, port)| ((format!("{host}:{port}"), host.to_owned(), port), Open));
     let closed = members.iter().flat_map(Member::ways).map(|target| (target, Blocked));
     let expected: Vec<(Target, Reach)> = open.into_iter().chain(closed).collect();
@@ -188,7 +189,8 @@ async fn destinations(members: &[Member<'_>]) -> anyhow::Result<()> {
 async fn run_step(from: &Member<'_>) -> anyhow::Result<()> {
     let cluster = &from.tenant.environment.cluster;
     let node = cluster.node_ip.to_string();
-    let targets = [(METADATA, 80), (PRIVATE, 80), (&node, 10250), (&node, REGISTRY_PORT)];
+    let node = node.as_str();
+    let targets = [(METADATA, 80), (PRIVATE, 80), (node, 10250), (node, REGISTRY_PORT)];
     let targets = targets.map(|(host, port)| (format!("{host}:{port}"), host.to_owned(), port));
     let api = "https://kubernetes.default.svc";
     let (namespace, own) = (&from.tenant.namespace, &from.pod());

@@ -43,6 +43,8 @@ mount -n --make-rshared /
 
 # Of the node's network namespace.
 echo 1 >/proc/sys/net/ipv4/ip_forward
+# Each connection that a NetworkPolicy forbids is refused, not only the first few in a second.
+echo 0 >/proc/sys/net/ipv4/icmp_ratelimit
 
 : >"$dir/run/node.ready"
 exec sleep infinity

@@ -26,21 +26,22 @@ pub enum Reach {
 
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", format!("{self:?}").to_lowercase())
+        f.write_str(&format!("{self:?}").to_lowercase())
     }
 }
 
 /// A shell function for images with busybox: `reach NAME HOST PORT` prints `reach NAME: open` or whatever it was. The
 /// node refuses what a policy forbids with "administratively prohibited", which is "no route to host" here.
 pub const BUSYBOX: &str = r#"reach() {
-  said=$(timeout 6 nc -w 3 "$2" "$3" </dev/null 2>&1 >/dev/null)
-  case "$said" in
+  said=$(timeout 6 nc -w 3 "$2" "$3" -e true 2>&1 </dev/null); code=$?
+  case "$code$said" in
+    0*) echo "reach $1: open" ;;
+    143) echo "reach $1: silent" ;;
     *"No route to host"*|*"Permission denied"*) echo "reach $1: blocked" ;;
     *"onnection refused"*) echo "reach $1: closed" ;;
     *"imed out"*) echo "reach $1: silent" ;;
     *"unreachable"*) echo "reach $1: noroute" ;;
     *"bad address"*) echo "reach $1: unknown" ;;
-    "") echo "reach $1: open" ;;
     *) echo "reach $1: $said" ;;
   esac
 }
