@@ -33,6 +33,11 @@ fi
 # the one above: without this, every image would have it on its root directory and on all that a step makes there.
 mkdir -p -m 700 "$root"
 chmod g-s "$root"
+# The runner, user 1000, keeps its notes on the volume, which belongs to root where no fsGroup is set.
+if [ "$(id -u)" = 0 ]; then
+  chgrp 1000 "$volume"
+  chmod g+rwx "$volume"
+fi
 
 # The daemon's words go to the container's log, and the last of them into a file.
 words=$(mktemp -d)
