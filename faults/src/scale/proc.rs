@@ -146,8 +146,8 @@ mod tests {
         assert_eq!(usage, Usage(100));
         let mcore = Usage(160).mcore_since(usage, Duration::from_mins(2));
         assert!((mcore - 5.0).abs() < 1e-9, "{mcore}");
-        let (now, most) = memory_mib(std::process::id()).unwrap();
-        assert!(now > 0.0 && most >= now);
+        let Memory { resident, anonymous, peak } = memory(std::process::id()).unwrap();
+        assert!(anonymous > 0.0 && resident >= anonymous && peak >= resident);
         assert!(Usage::of(std::process::id()).is_ok());
     }
 
