@@ -189,7 +189,16 @@ async fn images(tenant: &Tenant) -> anyhow::Result<()> {
     }
     let mut entry = registry::crane(&layout, cluster)?;
     let name = image("library/hostile-frontend:stable");
-    tools::output(entry.args(["mutate", &name, "--entrypoint", "/bin/hostile-frontend", "--label", CAPS, "--tag", &name]))?;
+    tools::output(entry.args([
+        "mutate",
+        &name,
+        "--entrypoint",
+        "/bin/hostile-frontend",
+        "--label",
+        CAPS,
+        "--tag",
+        &name,
+    ]))?;
     let mut copy = registry::crane(&layout, cluster)?;
     tools::output(copy.args(["copy", &image("library/busybox:stable"), &image("bob/private:1")]))?;
 
