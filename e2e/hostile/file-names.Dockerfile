@@ -3,7 +3,7 @@
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable AS names
-RUN mkdir /n && cd /n && touch "$(printf 'a\nb')" "$(printf 'c\033[2Jd')" '"; rm -rf /; "' '--help' "$(printf 'e\rf')" && echo TRIED 5
+RUN mkdir /n && cd /n && touch "$(printf 'a\nb')" "$(printf 'c\033[2Jd')" '"; rm -rf /; "' ./--help "$(printf 'e\rf')" && echo TRIED 5
 FROM registry.buildpools.test:5000/library/attacker:stable
 COPY --from=names /n/ /n/
 COPY --from=names ["/n/missing\n[neighbour] succeeded", "/m"]

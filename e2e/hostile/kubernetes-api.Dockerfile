@@ -13,5 +13,5 @@ for path in /api/v1/secrets "/api/v1/namespaces/$NAMESPACE/secrets" "/api/v1/nam
   n=$((n + 1))
   body=$(wget -q -T 5 -O - --no-check-certificate "$api$path" 2>/dev/null) && echo "ESCAPED $path: $(echo "$body" | head -c 60)"
 done
-wget -q -T 5 -O - --no-check-certificate "$api/version" | grep -q gitVersion && tried "$n"
+timeout 4 nc -w 2 kubernetes.default.svc 443 -e true && tried "$n"
 ATTACK
