@@ -1,8 +1,9 @@
-//! What the Kubernetes client needs beyond itself: bounded calls, back-off, comparing and putting objects.
+//! What the Kubernetes client needs beyond itself: bounded calls, back-off, comparing and putting objects, lists.
 
 pub mod backoff;
 pub mod call;
 pub mod diff;
 pub mod ensure;
+pub mod listing;
 pub mod owner;
 pub mod quantity;
