@@ -132,6 +132,46 @@ fn pool_cases() -> Vec<Case> {
         ("spec.profile", json!("Privileged"), &["spec.profile", "Rootless"]),
         ("spec.scaling.minMembers", json!(0), &["spec.scaling.minMembers", "greater than or equal to 1"]),
         ("spec.scaling.buildsPerMember", json!(0), &["spec.scaling.buildsPerMember", "greater than or equal to 1"]),
+        ("spec.maxBuildDuration", json!("0s"), &["spec.maxBuildDuration", "between 1s and 24h"]),
+        ("spec.cache", Value::Null, &["spec.cache", "Required"]),
+        ("spec.cache.size", json!("much"), &["spec.cache.size", "quantity"]),
+        ("spec.cache.size", json!("0"), &["spec.cache.size", "above zero"]),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "a"}}, {"secretRef": {"name": "a"}}]),
+            &["spec.credentials", "twice"],
+        ),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "b/a"}}]),
+            &["spec.credentials[0].secretRef.name", "same namespace"],
+        ),
+        (
+            "spec.credentials",
+            json!([{"secretRef": {"name": "a", "namespace": "b"}}]),
+            &["spec.credentials[0].secretRef.namespace", "unknown field"],
+        ),
+        (
+            "spec.registries",
+            json!([{"host": "https://registry.example.com", "caRef": {"configMap": "ca"}}]),
+            &["spec.registries[0].host", "without scheme"],
+        ),
+        (
+            "spec.registries",
+            json!([{"host": "r.example.com", "caRef": {"configMap": "a"}}, {"host": "r.example.com", "caRef": {"configMap": "b"}}]),
+            &["spec.registries[1]", "Duplicate"],
+        ),
+        (
+            "spec.registries",
+            json!([{"host": "r.example.com", "caRef": {"configMap": "A B"}}]),
+            &["caRef.configMap", "ConfigMap"],
+        ),
+        ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
+    ]
+}
+
+fn network_cases() -> Vec<Case> {
+    vec![
         ("spec.network.egress", json!([{}]), &["spec.network.egress[0]", "exactly one of internet, cidr and to"]),
         (
             "spec.network.egress",
@@ -178,41 +218,11 @@ fn pool_cases() -> Vec<Case> {
             json!([{"internet": {}, "ports": [{"port": 80, "protocol": "ICMP"}]}]),
             &["spec.network.egress[0].ports[0].protocol", "TCP"],
         ),
-        ("spec.maxBuildDuration", json!("0s"), &["spec.maxBuildDuration", "between 1s and 24h"]),
-        ("spec.cache", Value::Null, &["spec.cache", "Required"]),
-        ("spec.cache.size", json!("much"), &["spec.cache.size", "quantity"]),
-        ("spec.cache.size", json!("0"), &["spec.cache.size", "above zero"]),
-        (
-            "spec.credentials",
-            json!([{"secretRef": {"name": "a"}}, {"secretRef": {"name": "a"}}]),
-            &["spec.credentials", "twice"],
-        ),
-        (
-            "spec.credentials",
-            json!([{"secretRef": {"name": "b/a"}}]),
-            &["spec.credentials[0].secretRef.name", "same namespace"],
-        ),
-        (
-            "spec.credentials",
-            json!([{"secretRef": {"name": "a", "namespace": "b"}}]),
-            &["spec.credentials[0].secretRef.namespace", "unknown field"],
-        ),
-        (
-            "spec.registries",
-            json!([{"host": "https://registry.example.com", "caRef": {"configMap": "ca"}}]),
-            &["spec.registries[0].host", "without scheme"],
-        ),
-        (
-            "spec.registries",
-            json!([{"host": "r.example.com", "caRef": {"configMap": "a"}}, {"host": "r.example.com", "caRef": {"configMap": "b"}}]),
-            &["spec.registries[1]", "Duplicate"],
-        ),
-        (
-            "spec.registries",
-            json!([{"host": "r.example.com", "caRef": {"configMap": "A B"}}]),
-            &["caRef.configMap", "ConfigMap"],
-        ),
-        ("spec.buildkit.image", json!("moby/buildkit: rootless"), &["spec.buildkit.image", "without spaces"]),
+    ]
+}
+
+fn pod_cases() -> Vec<Case> {
+    vec![
         ("spec.pod.resources.limits", json!({"memory": "lots"}), &["spec.pod.resources.limits", "quantities"]),
         ("spec.pod.labels", json!({"buildpools.dev/pool": "other"}), &["spec.pod.labels", "buildpools.dev/"]),
         ("spec.pod.labels", json!({"x.buildpools.dev/y": ""}), &["spec.pod.labels", "buildpools.dev/"]),
@@ -263,7 +273,8 @@ async fn invalid_specs_are_refused_with_the_name_of_the_field() {
     Tenant::with("invalid", async |tenant| {
         let jobs = ApiResource::erase::<BuildJob>(&());
         let pools = ApiResource::erase::<BuildPool>(&());
-        for (resource, valid, cases) in [(jobs, job(), job_cases()), (pools, pool(), pool_cases())] {
+        let of_pool = [pool_cases(), network_cases(), pod_cases()].concat();
+        for (resource, valid, cases) in [(jobs, job(), job_cases()), (pools, pool(), of_pool)] {
             let client = tenant.environment.client.clone();
             let api = Api::<DynamicObject>::namespaced_with(client, &tenant.namespace, &resource);
             // As kubectl does it: unknown fields are an error.

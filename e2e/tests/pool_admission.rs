@@ -1,6 +1,8 @@
 //! Who may make what carries a pool's exceptions, with the identities of a real cluster: the operator's token, that of a
 //! namespace's administrator, and Kubernetes' own controllers.
 
+#![expect(clippy::needless_pass_by_value, reason = "what is given is written in place, as json!(…)")]
+
 use anyhow::{Context as _, ensure};
 use buildpools_crds::names;
 use buildpools_e2e::harness::{Tenant, wait};
@@ -61,6 +63,13 @@ fn refused(result: Result<(), String>, words: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts the members of one object into another.
+fn add(to: &mut Value, more: Value) {
+    if let (Value::Object(to), Value::Object(more)) = (to, more) {
+        to.extend(more);
+    }
+}
+
 fn template(labels: Value) -> Value {
     json!({
         "metadata": {"labels": labels},
@@ -70,7 +79,7 @@ fn template(labels: Value) -> Value {
 
 fn set(name: &str, own: Value, of_pods: Value) -> Value {
     let mut labels = json!({"app": name});
-    labels.as_object_mut().unwrap().extend(of_pods.as_object().unwrap().clone());
+    add(&mut labels, of_pods);
     json!({
         "metadata": {"name": name, "labels": own},
         "spec": {
@@ -82,7 +91,7 @@ fn set(name: &str, own: Value, of_pods: Value) -> Value {
 fn pod(name: &str, labels: Value, spec: Value) -> Value {
     let mut pod = template(labels);
     pod["metadata"]["name"] = json!(name);
-    pod["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    add(&mut pod["spec"], spec);
     pod
 }
 

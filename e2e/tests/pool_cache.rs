@@ -356,7 +356,7 @@ async fn pool_cache_with_a_damaged_database_heals() {
         succeeds(tenant, "before", &dockerfile).await?;
         let root = volume(tenant).await?.join("root");
         let database = root.join("runc-overlayfs/metadata_v2.db");
-        let garbage: Vec<u8> = (0..16384_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let garbage: Vec<u8> = (0..16384_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
         let good = std::fs::read(&database).with_context(|| database.display().to_string())?;
         ensure!(good.len() >= garbage.len());
         std::fs::write(&database, &garbage)?;

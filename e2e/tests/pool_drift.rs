@@ -14,7 +14,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Resource;
-use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -176,7 +176,7 @@ async fn pool_isolation_a_budget_of_somebody_else_is_left_alone() {
         let theirs =
             json!({"metadata": {"name": name}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}});
         let budgets = tenant.api::<PodDisruptionBudget>();
-        let theirs = budgets.create(&Default::default(), &serde_json::from_value(theirs)?).await?;
+        let theirs = budgets.create(&PostParams::default(), &serde_json::from_value(theirs)?).await?;
         tenant.pool("main").create().await?;
         let condition = |pool: &buildpools_crds::v1alpha1::BuildPool, reason: &str| {
             let conditions = pool.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();

@@ -170,7 +170,7 @@ async fn images(tenant: &Tenant) -> anyhow::Result<()> {
     tools::output(Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(source.join("attack.c")))?;
     std::fs::copy(source.join("hunt.sh"), attacker.join("lib/hunt.sh"))?;
     let frontend = stage("frontend")?;
-    std::fs::copy(tenant.environment.tool("hostile-frontend"), frontend.join("bin/hostile-frontend"))?;
+    std::fs::copy(cluster.tool("hostile-frontend"), frontend.join("bin/hostile-frontend"))?;
 
     let image = |name: &str| format!("{}/{name}", cluster.registry);
     for (root, name) in [(&attacker, "library/attacker:stable"), (&frontend, "library/hostile-frontend:stable")] {
@@ -242,7 +242,7 @@ async fn hostile_builds_get_nothing_but_what_is_published_user_namespace() {
 async fn hostile_builds(profile: PoolProfile) {
     Tenant::with("hostile", async |attacker| {
         let other = Tenant::create(attacker.environment.clone(), "hostile-other").await?;
-        let result = run(attacker, &other, profile).await;
+        let result = Box::pin(run(attacker, &other, profile)).await;
         other.delete().await;
         result
     })
@@ -355,7 +355,8 @@ async fn attack_with(
     });
     job.create().await?;
     let limit = Duration::from_mins(8);
-    let found = wait::until(&tenant.jobs(), &attack.name, "the attack ends", limit, |job| {
+    let jobs = tenant.jobs();
+    let found = wait::until(&jobs, &attack.name, "the attack ends", limit, |job| {
         job.and_then(|job| job.status.as_ref()).is_some_and(|status| status.phase.is_terminal())
     });
     Ok(found.await?.and_then(|job| job.status).unwrap_or_default())

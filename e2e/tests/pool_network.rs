@@ -94,7 +94,7 @@ async fn five_pools(a: &Tenant, b: &Tenant, c: &Tenant) -> anyhow::Result<()> {
     let servers = a.servers();
     let listed = cidr(&format!("{}/32", PUBLIC[0]), &[80]);
     let everything = cidr("0.0.0.0/0", &[]);
-    let members = try_join_all([
+    let members = try_join_all(vec![
         member(a, "named", Rootless, Some(vec![servers.clone(), listed])),
         member(a, "wide", UserNamespace, Some(vec![everything])),
         member(b, "closed", Rootless, Some(vec![])),

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -29,6 +29,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::kept::Kept;
+use crate::lock;
 
 /// Namespace of the operator, as in the manifests.
 pub const OPERATOR_NAMESPACE: &str = "buildpools-system";
@@ -183,7 +184,7 @@ impl ControlPlane {
     }
 
     fn api_server(&self) -> std::sync::MutexGuard<'_, Option<Kept>> {
-        self.api_server.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.api_server)
     }
 
     /// A client that acts as this user and repeats nothing by itself. It belongs to the runtime that it is made in.
@@ -280,7 +281,7 @@ impl ControlPlane {
         match Api::<EndpointSlice>::namespaced(client, "default").create(&PostParams::default(), &slice).await {
             // Of an earlier start of the same control plane.
             Err(kube::Error::Api(refusal)) if refusal.code == 409 => Ok(()),
-            done => Ok(drop(done?)),
+            done => done.map(drop).map_err(Into::into),
         }
     }
 

@@ -4,7 +4,7 @@
 //! builds end with the daemon, and the history outlives a runner.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use buildpools_buildkit::{
@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::inject::{Door, Fault};
+use crate::lock;
 
 /// How long a build takes unless it is told otherwise.
 const USUAL: Duration = Duration::from_millis(30);
@@ -168,10 +169,10 @@ impl Daemon {
         let attempt = attempt.parse().unwrap_or(0);
         let mut state = lock(&self.state);
         if !state.up {
-            return Err(error(ErrorKind::DaemonLost, "connection refused"));
+            return Err(BuildError::new(ErrorKind::DaemonLost, "connection refused"));
         }
         if state.history.get(reference).is_some_and(|known| matches!(known.state, HistoryState::Active)) {
-            return Err(error(ErrorKind::Internal, &format!("job ID {reference} exists")));
+            return Err(BuildError::new(ErrorKind::Internal, format!("job ID {reference} exists")));
         }
         let place = self.record.begin(uid, attempt, &self.pod_uid);
         let known = Known { solve: place, state: HistoryState::Active, cancelled: false };
@@ -209,11 +210,11 @@ impl Daemon {
                     self.finish(reference, life, HistoryState::Succeeded { digest }, "succeeded");
                 }
                 End::Fails => {
-                    let failure = error(ErrorKind::BuildStepFailed, "process \"make\" did not complete: exit code: 2");
+                    let failure = BuildError::new(ErrorKind::BuildStepFailed, "process \"make\" did not complete: exit code: 2");
                     self.finish(reference, life, HistoryState::Failed(Box::new(failure)), "failed");
                 }
                 End::OutOfMemory => {
-                    let failure = error(ErrorKind::OutOfMemory, "process \"make\" did not complete: exit code: 137");
+                    let failure = BuildError::new(ErrorKind::OutOfMemory, "process \"make\" did not complete: exit code: 137");
                     self.finish(reference, life, HistoryState::Failed(Box::new(failure)), "out of memory");
                 }
                 End::DaemonDies { keeps_history } => {
@@ -253,15 +254,17 @@ impl Daemon {
                 let state = lock(&self.state);
                 let known = state.history.get(reference).filter(|_| state.life == life && state.up);
                 match known.map(|known| known.state.clone()) {
-                    None => return Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke")),
+                    None => return Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke")),
                     Some(HistoryState::Active) => {}
                     Some(HistoryState::Succeeded { digest }) => return Ok(BuildResult { digest }),
                     Some(HistoryState::Failed(error)) => return Err(*error),
-                    Some(HistoryState::Cancelled) => return Err(error(ErrorKind::Cancelled, "context canceled")),
+                    Some(HistoryState::Cancelled) => {
+                        return Err(BuildError::new(ErrorKind::Cancelled, "context canceled"));
+                    }
                 }
             }
             if changed.changed().await.is_err() {
-                return Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke"));
+                return Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke"));
             }
         }
     }
@@ -327,10 +330,10 @@ impl Builder for Connection {
         let fault = self.door.external(&call).await;
         self.door.injector.trace().line(format!("{:<12} {call}", self.door.part.to_string()));
         match fault {
-            Some(Fault::Unavailable) => return Err(error(ErrorKind::DaemonLost, "connection refused")),
+            Some(Fault::Unavailable) => return Err(BuildError::new(ErrorKind::DaemonLost, "connection refused")),
             Some(Fault::Hang) => {
                 tokio::time::sleep(HANG).await;
-                return Err(error(ErrorKind::DaemonLost, "no answer"));
+                return Err(BuildError::new(ErrorKind::DaemonLost, "no answer"));
             }
             _ => {}
         }
@@ -343,7 +346,7 @@ impl Builder for Connection {
         let result = self.daemon.wait(reference).await;
         session.open = false;
         if fault == Some(Fault::AnswerLost) {
-            return Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke"));
+            return Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke"));
         }
         result
     }
@@ -355,31 +358,15 @@ impl Builder for Connection {
             Some(Fault::CrashAfter) => self.door.die().await,
             Some(Fault::Hang) => {
                 tokio::time::sleep(HANG).await;
-                return Err(error(ErrorKind::DaemonLost, "no answer"));
+                return Err(BuildError::new(ErrorKind::DaemonLost, "no answer"));
             }
-            Some(_) => return Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke")),
+            Some(_) => return Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke")),
         }
         let state = lock(&self.daemon.state);
         if !state.up {
-            return Err(error(ErrorKind::DaemonLost, "connection refused"));
+            return Err(BuildError::new(ErrorKind::DaemonLost, "connection refused"));
         }
         let known = state.history.get(reference).map(|known| known.state.clone());
         Ok(known.map(|state| HistoryRecord { created_at: Timestamp::UNIX_EPOCH, completed_at: None, state }))
     }
-}
-
-fn error(kind: ErrorKind, message: &str) -> BuildError {
-    BuildError {
-        kind,
-        message: message.to_owned(),
-        step: None,
-        location: None,
-        exit_code: None,
-        log_tail: Vec::new(),
-        image: None,
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

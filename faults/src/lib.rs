@@ -27,3 +27,10 @@ pub mod scale;
 pub mod sets;
 pub mod throughput;
 pub mod trace;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks. Whoever panicked while holding the lock has said so; the others go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

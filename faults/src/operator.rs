@@ -40,6 +40,10 @@ pub fn start(plane: &ControlPlane, pod: &str, kubeconfig: &str, health: SocketAd
         ("BUILDKIT_IMAGE", "buildkitd"),
         ("BUILDKIT_USER_NAMESPACE_IMAGE", "buildkitd-plain"),
         ("RUST_LOG", "warn,buildpools_operator=info"),
+        // As in manifests/base/operator.yaml.
+        ("MALLOC_ARENA_MAX", "1"),
+        ("MALLOC_MMAP_THRESHOLD_", "65536"),
+        ("MALLOC_TRIM_THRESHOLD_", "131072"),
     ];
     Kept::start(layout, pod, &program()?, [] as [&str; 0], &variables)
 }

@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::lock;
 use crate::trace::Trace;
 
 /// A program that runs. It is killed when this is dropped.
@@ -49,7 +50,7 @@ impl Process {
             // Whoever is killed may break in any way.
             if let Some(why) = why.filter(|_| !dead.load(Ordering::SeqCst)) {
                 trace.line(&why);
-                *fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+                *lock(&fault) = Some(why);
             }
             trace.line(format!("{name:<12} is gone"));
             told.send_replace(true);
@@ -77,7 +78,7 @@ impl Process {
 
     /// Why it ended, if nobody has killed it.
     pub fn fault(&self) -> Option<String> {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.fault).clone()
     }
 }
 

@@ -1,11 +1,13 @@
 //! What happened in one case, for people: every request with its fault, every line that the programs logged.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::lock;
 
 /// What of the programs' logs is kept.
 const LOGGED: &str = "warn,buildpools_operator=debug,buildpools_runner=debug,kube_client=off";
@@ -31,12 +33,12 @@ impl Trace {
 
     /// A line of an earlier moment.
     pub fn at(&self, when: Instant, text: impl Into<String>) {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push((when, text.into()));
+        lock(&self.lines).push((when, text.into()));
     }
 
     /// All lines in their order, each with the seconds since the beginning.
     pub fn render(&self) -> String {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut lines = lock(&self.lines).clone();
         lines.sort_by_key(|(when, _)| *when);
         let lines = lines
             .iter()

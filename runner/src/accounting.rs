@@ -115,18 +115,6 @@ mod tests {
     use super::*;
     use buildpools_crds::v1alpha1::ImageOutput;
 
-    fn error(kind: ErrorKind, message: &str) -> BuildError {
-        BuildError {
-            kind,
-            message: message.to_owned(),
-            step: None,
-            location: None,
-            exit_code: None,
-            log_tail: vec![],
-            image: None,
-        }
-    }
-
     fn reason(state: Option<HistoryState>, cancel: bool) -> Option<&'static str> {
         let mut job = BuildJob::default();
         job.spec.cancel = cancel;
@@ -149,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_the_history_means() {
-        let failed = |kind, message| Some(HistoryState::Failed(Box::new(error(kind, message))));
+        let failed = |kind, message| Some(HistoryState::Failed(Box::new(BuildError::new(kind, message))));
         for (state, expected) in [
             (None, Some("DaemonLost")),
             (Some(HistoryState::Active), None),

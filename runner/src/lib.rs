@@ -2,6 +2,7 @@
 //! it.
 //!
 //! - [`decide`]: what is done about each job: a pure function of what was seen, with a table of tests.
+//! - [`assembly`]: how the parts are connected.
 //! - [`supervisor`]: the loop around it, which starts and stops the tasks.
 //! - [`attempt`]: one attempt, from the *running* write to the outcome.
 //! - [`accounting`]: what became of an attempt whose process is gone.
@@ -14,6 +15,7 @@
 
 pub mod accounting;
 pub mod api;
+pub mod assembly;
 pub mod attempt;
 pub mod cache;
 pub mod cli;

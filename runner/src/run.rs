@@ -7,12 +7,12 @@ use anyhow::{Context as _, bail};
 use buildpools_crds::lifecycle::Member;
 use buildpools_crds::member_config::MemberConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::Identity;
 use crate::api::{self, ApiServer};
+use crate::assembly::Assembly;
 use crate::attempt::Workshop;
 use crate::cache::Keeper;
 use crate::cache::volume::Volume;
@@ -21,10 +21,8 @@ use crate::credentials::Mounted;
 use crate::daemon::{self, Builder};
 use crate::decide::Event;
 use crate::logs::Logs;
-use crate::member::{self, Report};
+use crate::member::Report;
 use crate::probe::Probe;
-use crate::supervisor::Supervisor;
-use crate::watch::{self as watches, PoolSettings};
 
 /// How often the API server is asked for something small (see [`ApiServer::touch`]). Less than the 90 s after which the
 /// API server closes an idle connection.
@@ -74,37 +72,23 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 
     let (logs, flush) = Logs::start(std::io::stdout());
-    // Until the pool is known. No build starts before: there are no slots.
-    let (pool_sender, pool) = watch::channel(PoolSettings::default());
-    let (report, reports) = watch::channel(Report::default());
-    let doubt = Arc::new(Notify::new());
-    let workshop = Arc::new(Workshop {
-        me: me.clone(),
-        api: api.clone(),
-        builder: daemon.clone(),
-        mounted: Mounted::new(config),
-        pool,
-        report,
-        logs,
-        doubt: doubt.clone(),
-        events: events.clone(),
-    });
+    let mounted = Mounted::new(config);
+    let connected = (events.clone(), received);
+    let runner = Assembly::new(me, api, daemon.clone(), mounted, Report::default(), logs, connected);
+    let workshop = runner.workshop.clone();
     workshop.access();
 
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let synced = probe.clone();
+    let (supervisor, mut tasks) = runner.start(move || lock(&synced).watching(true));
     let (pool, report) = (workshop.pool.clone(), workshop.report.clone());
     tasks.spawn(Keeper::new(daemon.clone(), Volume::new(&settings.cache), pool, report, events.clone()).run());
-    tasks.spawn(watches::pool(api.clone(), me.clone(), events.clone(), pool_sender));
-    let synced = probe.clone();
-    tasks.spawn(watches::jobs(api.clone(), me.clone(), events.clone(), move || lock(&synced).watching(true)));
-    tasks.spawn(member::publish(api.clone(), me.clone(), reports));
     tasks.spawn(touch(workshop.clone()));
     tasks.spawn(look_at_credentials(workshop.clone()));
     tasks.spawn(drain_at(terminate, events.clone(), probe.clone()));
-    tasks.spawn(watch_daemon(daemon, doubt, workshop.clone(), probe, stop.clone()));
+    tasks.spawn(watch_daemon(daemon, workshop, probe, stop.clone()));
 
-    Supervisor::new(workshop, received).run().await;
+    supervisor.run().await;
     stop.cancel();
     tasks.shutdown().await;
     tracing::info!("all builds are done");
@@ -138,7 +122,6 @@ async fn look_at_credentials<B: Builder>(workshop: Arc<Workshop<B>>) {
 
 async fn watch_daemon<B: Builder>(
     daemon: buildpools_buildkit::Daemon,
-    doubt: Arc<Notify>,
     workshop: Arc<Workshop<B>>,
     probe: Arc<Mutex<Probe>>,
     stop: CancellationToken,
@@ -152,7 +135,7 @@ async fn watch_daemon<B: Builder>(
             });
         }
     };
-    daemon::watch(daemon, &doubt, &workshop.events, on_change, stop).await;
+    daemon::watch(daemon, &workshop.doubt, &workshop.events, on_change, stop).await;
 }
 
 fn lock(probe: &Mutex<Probe>) -> std::sync::MutexGuard<'_, Probe> {

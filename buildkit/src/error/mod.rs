@@ -160,7 +160,8 @@ pub struct BuildError {
 }
 
 impl BuildError {
-    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    /// An error of which nothing but kind and message is known.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),

@@ -3,22 +3,17 @@
 //! One real daemon does not do so many builds on a small machine, so this is measured without builds
 //! (`buildpools_faults::throughput`).
 
-use std::fmt::Debug;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use buildpools_crds::v1alpha1::BuildJobStatus;
 use jiff::Timestamp;
 use kube::api::PostParams;
-use kube::core::object::HasStatus;
-use kube::{Api, Resource, ResourceExt as _};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use kube::{Api, ResourceExt as _};
 use tokio::task::JoinSet;
 
 use super::figure::{Figure, spread};
 use super::observer::Observer;
-use super::sample;
+use super::sample::{self, Job};
 use super::schedule::poisson;
 use super::stats::{median, quantile};
 
@@ -61,24 +56,8 @@ pub async fn compare<A, B>(
     blocks: usize,
 ) -> anyhow::Result<Vec<Figure>>
 where
-    A: Resource
-        + HasStatus<Status = BuildJobStatus>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-    B: Resource
-        + HasStatus<Status = BuildJobStatus>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    A: Job,
+    B: Job,
 {
     let mut our_jobs = Observer::start(ours.api.clone()).await?;
     let mut ideal_jobs = Observer::start(baseline.api.clone()).await?;
@@ -107,15 +86,7 @@ async fn measure<K>(
     arrivals: &[Duration],
 ) -> anyhow::Result<Block>
 where
-    K: Resource
-        + HasStatus<Status = BuildJobStatus>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Job,
 {
     let names: Vec<String> = (0..arrivals.len()).map(|job| format!("arrival-{block}-{job}")).collect();
     let mut creations = JoinSet::new();

@@ -19,6 +19,25 @@ use super::observer::{Observer, Seen};
 use super::stats::median;
 use crate::harness::wait;
 
+/// A job of either side: a BuildJob, or what stands for one beside the baseline.
+pub trait Job:
+    Resource + HasStatus<Status = BuildJobStatus> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl<K> Job for K where
+    K: Resource
+        + HasStatus<Status = BuildJobStatus>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// When a job came to what, in milliseconds. All clocks are this machine's.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -43,7 +62,7 @@ const PARTS: [&str; 6] =
 /// When it does not succeed at the first attempt.
 pub async fn take<K>(api: &Api<K>, observer: &mut Observer<K>, daemon: &Daemon, job: &K) -> anyhow::Result<Sample>
 where
-    K: Resource + HasStatus<Status = BuildJobStatus> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
+    K: Job,
 {
     let name = job.name_any();
     let (began, created) = (Instant::now(), Timestamp::now());
@@ -78,7 +97,7 @@ where
 /// When one does not.
 pub async fn all_ended<K>(observer: &mut Observer<K>, mut names: BTreeSet<String>) -> anyhow::Result<Vec<Seen<K>>>
 where
-    K: Resource + HasStatus<Status = BuildJobStatus> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Job,
 {
     let mut ended = Vec::with_capacity(names.len());
     while !names.is_empty() {

@@ -4,12 +4,14 @@
 //! builds end with the daemon, the history tells what became of a Ref.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buildpools_buildkit::{
     Access, Build, BuildError, BuildResult, ErrorKind, Event as Progress, HistoryRecord, HistoryState,
 };
+
+use crate::lock;
 use buildpools_runner::daemon::Builder;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -181,10 +183,10 @@ impl Daemon {
     fn solve(&self, reference: &str) -> Result<(), Box<BuildError>> {
         let mut state = lock(&self.state);
         if state.down {
-            return Err(Box::new(error(ErrorKind::DaemonLost, "connection refused")));
+            return Err(Box::new(BuildError::new(ErrorKind::DaemonLost, "connection refused")));
         }
         if state.builds.get(reference).is_some_and(|known| matches!(known.state, HistoryState::Active)) {
-            return Err(Box::new(error(ErrorKind::Internal, &format!("job ID {reference} exists"))));
+            return Err(Box::new(BuildError::new(ErrorKind::Internal, format!("job ID {reference} exists"))));
         }
         self.ledger.begin(reference, &self.place);
         state.builds.insert(reference.to_owned(), Known { state: HistoryState::Active, cancelled: false });
@@ -211,7 +213,7 @@ impl Daemon {
             HistoryState::Cancelled
         } else if fails(uid) {
             let words = "process \"make\" did not complete successfully: exit code: 2";
-            HistoryState::Failed(Box::new(error(ErrorKind::BuildStepFailed, words)))
+            HistoryState::Failed(Box::new(BuildError::new(ErrorKind::BuildStepFailed, words)))
         } else {
             HistoryState::Succeeded { digest: Some(digest(reference)) }
         };
@@ -229,12 +231,14 @@ impl Daemon {
     /// What became of a Ref; `None` while it is being built. A daemon that died in between has lost the connection.
     fn outcome(&self, reference: &str) -> Option<Result<BuildResult, BuildError>> {
         let state = lock(&self.state);
-        let lost = || Some(Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke")));
+        let lost = || Some(Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke")));
         match state.builds.get(reference).map(|known| (&known.state, known.cancelled)) {
             Some((HistoryState::Active, _)) => None,
             Some((HistoryState::Succeeded { digest }, _)) => Some(Ok(BuildResult { digest: digest.clone() })),
             Some((HistoryState::Failed(error), _)) => Some(Err((**error).clone())),
-            Some((HistoryState::Cancelled, true)) => Some(Err(error(ErrorKind::Cancelled, "context canceled"))),
+            Some((HistoryState::Cancelled, true)) => {
+                Some(Err(BuildError::new(ErrorKind::Cancelled, "context canceled")))
+            }
             Some((HistoryState::Cancelled, false)) | None => lost(),
         }
     }
@@ -267,7 +271,7 @@ impl Builder for Daemon {
                 return outcome;
             }
             if changed.changed().await.is_err() {
-                return Err(error(ErrorKind::DaemonLost, "the connection to the daemon broke"));
+                return Err(BuildError::new(ErrorKind::DaemonLost, "the connection to the daemon broke"));
             }
         }
     }
@@ -275,27 +279,11 @@ impl Builder for Daemon {
     async fn history(&self, reference: &str) -> Result<Option<HistoryRecord>, BuildError> {
         let state = lock(&self.state);
         if state.down {
-            return Err(error(ErrorKind::DaemonLost, "connection refused"));
+            return Err(BuildError::new(ErrorKind::DaemonLost, "connection refused"));
         }
         let known = state.builds.get(reference).map(|known| known.state.clone());
         Ok(known.map(|state| HistoryRecord { created_at: Timestamp::UNIX_EPOCH, completed_at: None, state }))
     }
-}
-
-fn error(kind: ErrorKind, message: &str) -> BuildError {
-    BuildError {
-        kind,
-        message: message.to_owned(),
-        step: None,
-        location: None,
-        exit_code: None,
-        log_tail: Vec::new(),
-        image: None,
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

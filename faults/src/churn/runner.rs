@@ -8,16 +8,13 @@ use buildpools_crds::lifecycle::Member;
 use buildpools_crds::member_config::MemberConfig;
 use buildpools_runner::Identity;
 use buildpools_runner::api::{self, ApiServer};
-use buildpools_runner::attempt::Workshop;
+use buildpools_runner::assembly::Assembly;
 use buildpools_runner::credentials::Mounted;
 use buildpools_runner::decide::Event;
 use buildpools_runner::logs::Logs;
-use buildpools_runner::member::{self, Report};
-use buildpools_runner::supervisor::Supervisor;
-use buildpools_runner::watch::{self as watches, PoolSettings};
+use buildpools_runner::member::Report;
 use kube::client::ClientBuilder;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::daemon::{Daemon, Place};
 use super::lossy::Lossy;
@@ -67,7 +64,7 @@ impl Runner {
     }
 }
 
-/// As `buildpools_runner::run::run` connects everything.
+/// As `buildpools_runner::run::run`, with another way to the API server and another daemon.
 async fn run(me: Arc<Identity>, daemon: Daemon, way: Lossy) {
     let (events, received) = mpsc::unbounded_channel();
     let revoked = events.clone();
@@ -77,26 +74,14 @@ async fn run(me: Arc<Identity>, daemon: Daemon, way: Lossy) {
     let client = ClientBuilder::new(way, me.namespace.clone()).with_layer(&unauthorized).build();
     let calls = ApiServer::new(client, me.clone());
     let (logs, _flush) = Logs::start(std::io::sink());
-    let (settings, pool) = watch::channel(PoolSettings::default());
-    let (report, reports) = watch::channel(Report { version: Some("v0.0.0".into()), ..Report::default() });
-    let doubt = Arc::new(Notify::new());
-    let workshop = Arc::new(Workshop {
-        me: me.clone(),
-        api: calls.clone(),
-        builder: daemon.clone(),
-        mounted: Mounted::new(MemberConfig::default()),
-        pool,
-        report,
-        logs,
-        doubt: doubt.clone(),
-        events: events.clone(),
-    });
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watches::pool(calls.clone(), me.clone(), events.clone(), settings));
-    tasks.spawn(watches::jobs(calls.clone(), me.clone(), events.clone(), || {}));
-    tasks.spawn(member::publish(calls, me, reports));
+    let report = Report { version: Some("v0.0.0".into()), ..Report::default() };
+    let mounted = Mounted::new(MemberConfig::default());
+    let connected = (events.clone(), received);
+    let runner = Assembly::new(me, calls, daemon.clone(), mounted, report, logs, connected);
+    let doubt = runner.workshop.doubt.clone();
+    let (supervisor, mut tasks) = runner.start(|| {});
     tasks.spawn(watch_daemon(daemon, doubt, events));
-    Supervisor::new(workshop, received).run().await;
+    supervisor.run().await;
 }
 
 /// As `buildpools_runner::daemon::watch`: tells whether the daemon answers, when that changes and when somebody doubts.

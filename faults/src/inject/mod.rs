@@ -11,7 +11,7 @@ mod request;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use buildpools_crds::watch::AnswerWithin;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 pub use door::{Door, TOUCHED, Upstream};
 pub use request::Identity;
 
+use crate::lock;
 use crate::trace::Trace;
 
 /// How long a request hangs before its connection breaks. Longer than any call of the programs may take.
@@ -225,7 +226,7 @@ impl Injector {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     /// From now on points are counted.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::control_plane::{OPERATOR, OPERATOR_NAMESPACE};
 use crate::daemon::{Record, Script};
 use crate::inject::{Door, Fault, Identity, Injector, Part, Point, Upstream};
+use crate::lock;
 use crate::members::{Admin, Machinery, Order, Site};
 use crate::oracle::log::{Log, Observer};
 use crate::oracle::state::{self, State};
@@ -183,7 +184,7 @@ impl World {
         for task in &self.tasks {
             task.abort();
         }
-        let operator = self.operator.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let operator = lock(&self.operator).take();
         if let Some(operator) = operator {
             faults.extend(operator.fault());
             operator.kill().await;
@@ -263,11 +264,11 @@ async fn restart(
     while let Some(part) = dead.recv().await {
         match part {
             Part::Operator => {
-                let last = operator.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+                let last = lock(&operator).take();
                 if let Some(last) = last {
                     last.kill().await;
                     let again = start_operator(&site);
-                    *operator.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(again);
+                    *lock(&operator) = Some(again);
                 }
             }
             Part::Runner(pod) => {

@@ -8,16 +8,14 @@ use buildpools_crds::member_config::MemberConfig;
 use buildpools_crds::names;
 use buildpools_runner::Identity as Me;
 use buildpools_runner::api::{self, ApiServer};
+use buildpools_runner::assembly::Assembly;
 use buildpools_runner::attempt::Workshop;
 use buildpools_runner::credentials::Mounted;
 use buildpools_runner::decide::Event;
 use buildpools_runner::logs::Logs;
-use buildpools_runner::member::{self, Report};
-use buildpools_runner::supervisor::Supervisor;
-use buildpools_runner::watch::{self as watches, PoolSettings};
+use buildpools_runner::member::Report;
 use kube::client::ClientBuilder;
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Site;
@@ -49,7 +47,7 @@ pub(super) fn start(site: &Site, member: &Member, pool: &str, daemon: &Daemon) -
     Process::start(&door.part.to_string(), &site.trace, dead, |stop| run(me, door, connection, stop))
 }
 
-/// As `buildpools_runner::run::run` connects everything.
+/// As `buildpools_runner::run::run`, with another way to the API server and another daemon.
 async fn run(me: Arc<Me>, door: Door, connection: Connection, stop: CancellationToken) -> anyhow::Result<()> {
     let (events, received) = mpsc::unbounded_channel();
     let revoked = events.clone();
@@ -60,37 +58,24 @@ async fn run(me: Arc<Me>, door: Door, connection: Connection, stop: Cancellation
     let client = ClientBuilder::new(door, namespace).with_layer(&unauthorized).with_layer(&ANSWER).build();
     let calls = ApiServer::new(client, me.clone());
     let (logs, _flush) = Logs::start(std::io::sink());
-    let (settings, pool) = watch::channel(PoolSettings::default());
-    let (report, reports) = watch::channel(Report::default());
-    let doubt = Arc::new(Notify::new());
     let daemon = connection.daemon.clone();
-    let workshop = Arc::new(Workshop {
-        me: me.clone(),
-        api: calls.clone(),
-        builder: connection,
-        mounted: Mounted::new(MemberConfig::default()),
-        pool,
-        report,
-        logs,
-        doubt: doubt.clone(),
-        events: events.clone(),
-    });
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watches::pool(calls.clone(), me.clone(), events.clone(), settings));
-    tasks.spawn(watches::jobs(calls.clone(), me.clone(), events.clone(), || {}));
-    tasks.spawn(member::publish(calls, me, reports));
-    tasks.spawn(watch_daemon(daemon, doubt, workshop.clone()));
+    let mounted = Mounted::new(MemberConfig::default());
+    let connected = (events.clone(), received);
+    let runner = Assembly::new(me, calls, connection, mounted, Report::default(), logs, connected);
+    let workshop = runner.workshop.clone();
+    let (supervisor, mut tasks) = runner.start(|| {});
+    tasks.spawn(watch_daemon(daemon, workshop));
     tasks.spawn(async move {
         stop.cancelled().await;
         let _ = events.send(Event::Drain);
     });
-    Supervisor::new(workshop, received).run().await;
+    supervisor.run().await;
     tasks.shutdown().await;
     Ok(())
 }
 
 /// As `buildpools_runner::daemon::watch`: tells whether the daemon answers, when that changes and when somebody doubts.
-async fn watch_daemon(daemon: Daemon, doubt: Arc<Notify>, workshop: Arc<Workshop<Connection>>) {
+async fn watch_daemon(daemon: Daemon, workshop: Arc<Workshop<Connection>>) {
     loop {
         let (up, mut changed) = daemon.up();
         if up {
@@ -103,7 +88,7 @@ async fn watch_daemon(daemon: Daemon, doubt: Arc<Notify>, workshop: Arc<Workshop
         loop {
             tokio::select! {
                 changed = changed.changed() => if changed.is_err() || daemon.up().0 != up { break },
-                () = doubt.notified() => break,
+                () = workshop.doubt.notified() => break,
             }
         }
     }

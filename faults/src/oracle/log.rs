@@ -3,7 +3,7 @@
 //! One watch of each kind serves all namespaces of a control plane; none of them passes through the faults.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +14,8 @@ use kube::{Api, Client};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::lock;
 
 /// What is observed: group, version, kind, plural.
 const KINDS: [(&str, &str, &str, &str); 9] = [
@@ -219,8 +221,4 @@ impl Observer {
         log.push(Entry { at: Instant::now(), version, change, resource, name, object });
         Ok(())
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

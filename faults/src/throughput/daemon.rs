@@ -1,11 +1,13 @@
 //! A daemon that is done at once, so that nothing but the way to it is measured.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use buildpools_buildkit::{Access, Build, BuildError, BuildResult, Event as Progress, HistoryRecord};
 use buildpools_runner::daemon::Builder;
 use jiff::Timestamp;
+
+use crate::lock;
 
 /// Notes when each Solve arrived and answers at once. All members share it; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -15,14 +17,14 @@ impl Prompt {
     /// Takes a build on, which is its end too.
     pub fn solve(&self, reference: &str) -> BuildResult {
         let now = Timestamp::now();
-        let mut received = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut received = lock(&self.0);
         received.entry(reference.to_owned()).or_insert(now);
         BuildResult { digest: Some(format!("sha256:{}", "0".repeat(64))) }
     }
 
     /// When this Ref arrived first.
     pub fn received(&self, reference: &str) -> Option<Timestamp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(reference).copied()
+        lock(&self.0).get(reference).copied()
     }
 }
 

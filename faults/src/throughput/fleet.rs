@@ -11,18 +11,16 @@ use buildpools_crds::v1alpha1::BuildPool;
 use buildpools_e2e::harness::wait;
 use buildpools_runner::Identity;
 use buildpools_runner::api::ApiServer;
-use buildpools_runner::attempt::Workshop;
+use buildpools_runner::assembly::Assembly;
 use buildpools_runner::credentials::Mounted;
 use buildpools_runner::decide::Event;
 use buildpools_runner::logs::Logs;
-use buildpools_runner::member::{self, Report};
-use buildpools_runner::supervisor::Supervisor;
-use buildpools_runner::watch::{self as watches, PoolSettings};
+use buildpools_runner::member::Report;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::daemon::Prompt;
@@ -79,7 +77,7 @@ impl Fleet {
     }
 }
 
-/// As `buildpools_runner::run::run` connects everything.
+/// As `buildpools_runner::run::run`, with another daemon.
 async fn run(client: Client, pod: Member, daemon: Prompt) {
     let me = Arc::new(Identity {
         pod,
@@ -90,24 +88,11 @@ async fn run(client: Client, pod: Member, daemon: Prompt) {
     let calls = ApiServer::new(client, me.clone());
     let (events, received) = mpsc::unbounded_channel();
     let (logs, _flush) = Logs::start(std::io::sink());
-    let (settings, pool) = watch::channel(PoolSettings::default());
-    let (report, reports) = watch::channel(Report { version: Some("v0.0.0".into()), ..Report::default() });
-    let workshop = Arc::new(Workshop {
-        me: me.clone(),
-        api: calls.clone(),
-        builder: daemon,
-        mounted: Mounted::new(MemberConfig::default()),
-        pool,
-        report,
-        logs,
-        doubt: Arc::new(Notify::new()),
-        events: events.clone(),
-    });
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watches::pool(calls.clone(), me.clone(), events.clone(), settings));
-    tasks.spawn(watches::jobs(calls.clone(), me.clone(), events.clone(), || {}));
-    tasks.spawn(member::publish(calls, me, reports));
+    let report = Report { version: Some("v0.0.0".into()), ..Report::default() };
+    let mounted = Mounted::new(MemberConfig::default());
+    let runner = Assembly::new(me, calls, daemon, mounted, report, logs, (events.clone(), received));
+    let (supervisor, _tasks) = runner.start(|| {});
     // The daemon answers, for ever.
     let _ = events.send(Event::Daemon(true));
-    Supervisor::new(workshop, received).run().await;
+    supervisor.run().await;
 }

@@ -48,8 +48,9 @@ use self::nodes::Standing;
 use self::past::Past;
 use self::schedule::{Action, Decision};
 use self::view::{Member, Pool};
-use self::world::{Change, Seen, Settled, World};
+use self::world::{Seen, Settled, World};
 use self::write::Writer;
+use crate::kube_ext::listing::Change;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::readiness::Gate;
 

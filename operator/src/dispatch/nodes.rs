@@ -14,8 +14,8 @@ use kube::{Api, Client, ResourceExt as _};
 
 use super::job::Job;
 use super::view::{Gone, Member};
-use super::world::Change;
 use crate::kube_ext::call;
+use crate::kube_ext::listing::{Change, Listing};
 
 #[cfg(test)]
 mod tests;
@@ -72,21 +72,19 @@ impl Standing {
 #[derive(Debug, Default)]
 pub struct Nodes {
     standings: HashMap<String, Standing>,
-    /// What the list that is being received has had so far.
-    seen: Option<HashMap<String, Standing>>,
-    synced: bool,
+    listed: Listing,
 }
 
 impl Nodes {
     /// Whether all nodes are known.
     pub fn is_synced(&self) -> bool {
-        self.synced
+        self.listed.synced
     }
 
     /// How the node of this name stands. A pod without a node is fine: it will get one. So is everything until all nodes
     /// are known.
     pub fn standing(&self, node: &str) -> Standing {
-        if node.is_empty() || !self.synced {
+        if node.is_empty() || !self.listed.synced {
             return Standing::Fine;
         }
         self.standings.get(node).copied().unwrap_or(Standing::Absent)
@@ -96,22 +94,21 @@ impl Nodes {
     pub fn see(&mut self, change: Change<Standing>) -> bool {
         match change {
             Change::Begin => {
-                self.seen = Some(HashMap::new());
+                self.listed.begin();
                 false
             }
             // A node that cannot be read stands as it did.
-            Change::Has((_, node), standing) => {
+            Change::Has(key, standing) => {
+                self.listed.has(&key);
+                let (_, node) = key;
                 let standing = standing.unwrap_or_else(|_| self.standings.get(&node).copied().unwrap_or_default());
-                if let Some(seen) = &mut self.seen {
-                    seen.insert(node.clone(), standing);
-                }
-                self.standings.insert(node, standing) != Some(standing) && self.synced
+                self.standings.insert(node, standing) != Some(standing) && self.listed.synced
             }
             Change::Complete => {
-                let changed = self.seen.as_ref().is_some_and(|seen| *seen != self.standings) || !self.synced;
-                self.standings = self.seen.take().unwrap_or_default();
-                self.synced = true;
-                changed
+                let first = !self.listed.synced;
+                let (listed, known) = (self.listed.complete(), self.standings.len());
+                self.standings.retain(|node, _| listed.contains(&(String::new(), node.clone())));
+                first || self.standings.len() < known
             }
             Change::Gone((_, node), _) => self.standings.remove(&node).is_some(),
         }

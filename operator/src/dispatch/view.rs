@@ -9,18 +9,11 @@ use buildpools_crds::{labels, names};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodCondition, PodStatus};
 use kube::ResourceExt as _;
-use kube::core::ObjectMeta;
 
 use super::nodes::Standing;
 use crate::kube_ext::owner;
 
-/// Namespace and name of an object.
-pub type Key = (String, String);
-
-/// Key of an object. Everything that is dispatched is namespaced.
-pub fn key(meta: &ObjectMeta) -> Key {
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
+pub use crate::kube_ext::listing::{Key, key};
 
 /// A pool.
 #[derive(Clone, Debug, Default, PartialEq)]

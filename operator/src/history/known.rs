@@ -8,9 +8,8 @@ use tracing::warn;
 
 use super::job::{Finished, Hold};
 use super::plan::{Deletion, Namespace, Rules, plan};
-use crate::dispatch::view::Key;
-use crate::dispatch::world::Change;
 use crate::kube_ext::backoff::{self, Limits};
+use crate::kube_ext::listing::{Change, Key, Listing};
 
 #[cfg(test)]
 mod tests;
@@ -56,26 +55,6 @@ pub struct Known {
     agenda: Agenda,
     jobs: Listing,
     pools: Listing,
-}
-
-/// A list that is being received: what it did not have is gone.
-#[derive(Debug, Default)]
-struct Listing {
-    synced: bool,
-    seen: Option<BTreeSet<Key>>,
-}
-
-impl Listing {
-    fn has(&mut self, key: &Key) {
-        if let Some(seen) = &mut self.seen {
-            seen.insert(key.clone());
-        }
-    }
-
-    fn complete(&mut self) -> BTreeSet<Key> {
-        self.synced = true;
-        self.seen.take().unwrap_or_default()
-    }
 }
 
 impl Known {
@@ -135,7 +114,7 @@ impl Known {
 
     fn see_job(&mut self, change: Change<Box<Finished>>, now: Timestamp) -> Option<News> {
         match change {
-            Change::Begin => self.jobs.seen = Some(BTreeSet::new()),
+            Change::Begin => self.jobs.begin(),
             Change::Has(key, Ok(finished)) => {
                 self.jobs.has(&key);
                 return self.put_job(&key, finished, now);
@@ -190,7 +169,7 @@ impl Known {
 
     fn see_pool(&mut self, change: Change<Rules>, now: Timestamp) {
         match change {
-            Change::Begin => self.pools.seen = Some(BTreeSet::new()),
+            Change::Begin => self.pools.begin(),
             Change::Has(key, Ok(rules)) => {
                 self.pools.has(&key);
                 let pools = &mut self.namespaces.entry(key.0.as_str().into()).or_default().pools;

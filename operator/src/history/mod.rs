@@ -30,8 +30,8 @@ use tracing::debug;
 use self::job::Finished;
 use self::known::{Known, News, Seen};
 use self::plan::Rules;
-use crate::dispatch::world::Change;
 use crate::dispatch::{guarded, until};
+use crate::kube_ext::listing::Change;
 use crate::runtime::readiness::Gate;
 
 /// Jobs in one page of a list. A page is in memory as a whole, in the API server's words too.

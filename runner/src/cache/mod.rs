@@ -60,8 +60,8 @@ pub struct Keeper<S> {
     builds: usize,
     /// The reset that is dealt with, since when it waits, and whether builds are held back for it.
     pending: Option<Pending>,
-    /// What the pool asked for when it was first seen.
-    initial: Option<Option<String>>,
+    /// The pool as it was first seen.
+    initial: Option<PoolSettings>,
     seen: MemberCache,
     /// Said once, not every ten seconds.
     blind: bool,
@@ -131,7 +131,7 @@ impl<S: Store> Keeper<S> {
         let wanted = self.pool.borrow_and_update().clone();
         // Until the pool is known there are no slots.
         if wanted.slots > 0 {
-            self.initial.get_or_insert_with(|| wanted.cache_reset.clone());
+            self.initial.get_or_insert_with(|| wanted.clone());
             self.reset(wanted.cache_reset).await;
         }
         let seen = self.seen.clone();
@@ -196,7 +196,7 @@ impl<S: Store> Keeper<S> {
         let facts = Facts {
             done: self.volume.was_reset_for(&value),
             new_volume: self.new_volume,
-            initial: self.initial.as_ref().is_some_and(|initial| initial.as_ref() == Some(&value)),
+            initial: self.initial.as_ref().is_some_and(|initial| initial.cache_reset.as_ref() == Some(&value)),
             builds: self.builds,
             waited: pending.since.elapsed(),
         };

@@ -12,18 +12,16 @@ use buildpools_crds::lifecycle::{self, Member};
 use buildpools_crds::member_config::MemberConfig;
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus};
 use buildpools_runner::api::ApiServer as Api;
-use buildpools_runner::attempt::Workshop;
+use buildpools_runner::assembly::Assembly;
 use buildpools_runner::credentials::Mounted;
 use buildpools_runner::daemon::Builder;
 use buildpools_runner::decide::Event;
 use buildpools_runner::logs::Logs;
-use buildpools_runner::member::{self, Report};
-use buildpools_runner::supervisor::Supervisor;
-use buildpools_runner::watch::{self as watches, PoolSettings};
+use buildpools_runner::member::Report;
 use buildpools_runner::{Identity, logs};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api_server::{ApiServer, POD};
@@ -117,15 +115,7 @@ impl Daemon {
 }
 
 pub fn error(kind: ErrorKind) -> BuildError {
-    BuildError {
-        kind,
-        message: format!("{kind} happened"),
-        step: None,
-        location: None,
-        exit_code: None,
-        log_tail: vec![],
-        image: None,
-    }
+    BuildError::new(kind, format!("{kind} happened"))
 }
 
 pub struct World {
@@ -189,25 +179,12 @@ impl World {
         let calls = Api::new(client, me.clone());
         let log = Arc::default();
         let (logs, flush) = Logs::start(out.unwrap_or_else(|| Box::new(Written(Arc::clone(&log)))));
-        let (settings, pool) = watch::channel(PoolSettings::default());
-        let (report, reports) = watch::channel(Report { version: Some("v1".into()), ..Report::default() });
-        let workshop = Arc::new(Workshop {
-            me: me.clone(),
-            api: calls.clone(),
-            builder: daemon.clone(),
-            mounted: Mounted::new(MemberConfig::default()),
-            pool,
-            report,
-            logs,
-            doubt: Arc::new(Notify::new()),
-            events: events.clone(),
-        });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(watches::pool(calls.clone(), me.clone(), events.clone(), settings));
-        tasks.spawn(watches::jobs(calls.clone(), me.clone(), events.clone(), || {}));
-        tasks.spawn(member::publish(calls, me, reports));
+        let report = Report { version: Some("v1".into()), ..Report::default() };
+        let mounted = Mounted::new(MemberConfig::default());
+        let runner = Assembly::new(me, calls, daemon.clone(), mounted, report, logs, (events.clone(), received));
+        let (supervisor, tasks) = runner.start(|| {});
         events.send(Event::Daemon(true)).unwrap();
-        let supervisor = tokio::spawn(Supervisor::new(workshop, received).run());
+        let supervisor = tokio::spawn(supervisor.run());
         Self { api, daemon, events, changed, supervisor, log, flush: Some(flush), tasks }
     }
 

@@ -4,7 +4,6 @@
 //! give the same slot away twice. The answer therefore stands in for the job for exactly as long as the watch shows a
 //! version that the answer is known to follow. No versions are compared by size.
 
-mod listing;
 mod objects;
 mod route;
 mod state;
@@ -16,8 +15,6 @@ use buildpools_crds::v1alpha1::JobPhase;
 use jiff::Timestamp;
 use tracing::warn;
 
-pub use self::listing::Change;
-use self::listing::Listing;
 use self::state::PoolState;
 use super::explain::Explained;
 use super::job::{Job, Target};
@@ -25,6 +22,7 @@ use super::nodes::{Nodes, Standing};
 use super::routing::{Finished, Routes};
 use super::schedule::{Action, Decision, Hold, Plan, schedule};
 use super::view::{Key, Member, Pool};
+use crate::kube_ext::listing::{Change, Listing};
 
 #[cfg(test)]
 mod tests;
@@ -208,7 +206,7 @@ impl World {
                 }
             }
             Change::Complete => {
-                for key in self.listed_jobs.complete(self.jobs.keys()) {
+                for key in self.listed_jobs.gone(self.jobs.keys()) {
                     self.drop_job(&key, now);
                 }
             }

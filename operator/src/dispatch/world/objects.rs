@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::World;
-use super::listing::Change;
 use crate::dispatch::nodes::Standing;
 use crate::dispatch::view::{Gone, Key, Member, Pool};
+use crate::kube_ext::listing::Change;
 
 impl World {
     pub(super) fn see_pool(&mut self, change: Change<Pool>, now: Timestamp) {
@@ -28,7 +28,7 @@ impl World {
             }
             Change::Complete => {
                 let known = self.pools.iter().filter(|(_, state)| state.snapshot.pool.is_some()).map(|(key, _)| key);
-                for key in self.listed_pools.complete(known) {
+                for key in self.listed_pools.gone(known) {
                     self.drop_pool(&key, now);
                 }
             }
@@ -65,7 +65,7 @@ impl World {
                 }
             }
             Change::Complete => {
-                for key in self.listed_pods.complete(self.pods.keys()) {
+                for key in self.listed_pods.gone(self.pods.keys()) {
                     self.drop_pod(&key, None);
                 }
             }

@@ -1,12 +1,18 @@
-//! Lists: what one had not is gone.
+//! What a watch says, and its lists: what a complete one did not have is gone.
 
 use std::collections::HashSet;
 
 use kube::Resource;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, ObjectMeta};
 use kube::runtime::watcher::Event;
 
-use crate::dispatch::view::{Key, key};
+/// Namespace and name of an object; the namespace is empty where it has none.
+pub type Key = (String, String);
+
+/// Key of an object.
+pub fn key(meta: &ObjectMeta) -> Key {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
 
 /// A change of the objects of one kind.
 #[derive(Debug)]
@@ -40,28 +46,37 @@ impl<T> Change<T> {
     }
 }
 
+/// How far the lists of one kind are.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub struct Listing {
+    /// Whether one was complete.
     pub synced: bool,
     /// What the list that is being received has had so far.
     seen: Option<HashSet<Key>>,
 }
 
 impl Listing {
+    /// A list begins.
     pub fn begin(&mut self) {
         self.seen = Some(HashSet::new());
     }
 
+    /// The object is there.
     pub fn has(&mut self, key: &Key) {
         if let Some(seen) = &mut self.seen {
             seen.insert(key.clone());
         }
     }
 
-    /// What is known and was not in the list.
-    pub fn complete<'a>(&mut self, known: impl Iterator<Item = &'a Key>) -> Vec<Key> {
+    /// The list is complete. Returns what was in it.
+    pub fn complete(&mut self) -> HashSet<Key> {
         self.synced = true;
-        let seen = self.seen.take().unwrap_or_default();
+        self.seen.take().unwrap_or_default()
+    }
+
+    /// The list is complete. Returns what is known and was not in it.
+    pub fn gone<'a>(&mut self, known: impl Iterator<Item = &'a Key>) -> Vec<Key> {
+        let seen = self.complete();
         known.filter(|key| !seen.contains(*key)).cloned().collect()
     }
 }
