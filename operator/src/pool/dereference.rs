@@ -21,7 +21,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, ListParams};
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use super::cache::claims;
@@ -128,19 +128,23 @@ pub struct Live {
 }
 
 impl Observed {
-    /// Pods of the pool's own StatefulSet.
+    /// Pods of the pool's own StatefulSet. While it is made anew, those that it left behind.
     pub fn members(&self) -> impl Iterator<Item = &Pod> {
-        self.live.stateful_set.as_ref().into_iter().flat_map(|set| self.members_of(set))
+        self.of(self.live.stateful_set.as_ref())
     }
 
     /// Pods of this StatefulSet. One that was made anew for another volume template takes its predecessor's pods over as
     /// soon as its controller has seen it; until then they have no owner, and are its members nonetheless.
     pub fn members_of(&self, set: &StatefulSet) -> impl Iterator<Item = &Pod> {
-        let uid = set.uid().unwrap_or_default();
-        let observed = set.status.as_ref().and_then(|status| status.observed_generation);
-        let seen = observed.is_some() && observed == set.metadata.generation;
+        self.of(Some(set))
+    }
+
+    fn of(&self, set: Option<&StatefulSet>) -> impl Iterator<Item = &Pod> {
+        let uid = set.and_then(ResourceExt::uid);
+        let observed = set.and_then(|set| set.status.as_ref()?.observed_generation);
+        let seen = observed.is_some() && observed == set.and_then(|set| set.metadata.generation);
         let is_member = move |pod: &Pod| match owner::controller(&pod.metadata) {
-            Some(owner) => owner.uid == uid,
+            Some(owner) => uid.as_ref() == Some(&owner.uid),
             None => !seen,
         };
         self.pods.iter().filter(move |pod| is_member(pod))
@@ -204,7 +208,7 @@ pub async fn assigned(client: &Client, namespace: &str, uid: &str) -> Result<Vec
     let jobs: Api<BuildJob> = Api::namespaced(client.clone(), namespace);
     let selector = ListParams::default().fields(&format!("status.assignedTo={uid}"));
     match call(jobs.list_metadata(&selector)).await {
-        Ok(list) => Ok(list.items.iter().map(kube::ResourceExt::name_any).collect()),
+        Ok(list) => Ok(list.items.iter().map(ResourceExt::name_any).collect()),
         Err(source) => Err(DereferenceError { what: "the jobs of a member".to_owned(), source: source.into() }),
     }
 }
@@ -342,7 +346,7 @@ impl Reader<'_> {
         let desired = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
         let complete = i32::try_from(observed.members().count()).is_ok_and(|members| members >= desired);
         let incomplete = (!complete).then(|| set.uid()).flatten();
-        let held = observed.members().filter(|pod| members::is_held_by_kubelet(pod)).filter_map(kube::ResourceExt::uid);
+        let held = observed.members().filter(|pod| members::is_held_by_kubelet(pod)).filter_map(ResourceExt::uid);
         let of = incomplete.into_iter().chain(held);
         Ok(try_join_all(of.map(|uid| self.events_of(uid))).await?.concat())
     }

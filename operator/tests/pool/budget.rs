@@ -25,7 +25,7 @@ async fn at_rest() -> ApiServer {
 fn report(server: &ApiServer, builds: &[(&str, i32)]) {
     let members: Vec<Value> = builds
         .iter()
-        .map(|(pod, builds)| json!({"uid": format!("uid-of-{pod}"), "pod": pod, "builds": builds}))
+        .map(|(pod, builds)| json!({"uid": format!("uid-of-{pod}"), "pod": pod, "phase": "Ready", "builds": builds}))
         .collect();
     server.change(POOL, |pool| pool["status"]["members"] = json!(members));
 }
@@ -40,7 +40,7 @@ async fn it_follows_the_members_that_build() {
     let server = at_rest().await;
     assert_eq!(server.object(BUDGET), None, "an idle pool holds up no drain");
 
-    report(&server, &[("fast-0", 0), ("fast-2", 1), ("fast-1", 2)]);
+    report(&server, &[("fast-0", 0), ("fast-1", 2), ("fast-2", 1)]);
     pass(&server).await;
     assert_eq!(written(&server), ["create poddisruptionbudgets"]);
     let budget = server.object(BUDGET).unwrap();
@@ -57,13 +57,13 @@ async fn it_follows_the_members_that_build() {
     pass(&server).await;
     assert_eq!(written(&server), Vec::<String>::new());
 
-    report(&server, &[("fast-0", 0), ("fast-2", 1), ("fast-1", 0)]);
+    report(&server, &[("fast-0", 0), ("fast-1", 0), ("fast-2", 1)]);
     pass(&server).await;
     let values = server.object(BUDGET).unwrap()["spec"]["selector"]["matchExpressions"][0]["values"].clone();
     assert_eq!(values, json!(["fast-2"]), "the idle one may go");
     server.received();
 
-    report(&server, &[("fast-0", 0), ("fast-2", 0), ("fast-1", 0)]);
+    report(&server, &[("fast-0", 0), ("fast-1", 0), ("fast-2", 0)]);
     pass(&server).await;
     assert_eq!(written(&server), ["delete poddisruptionbudgets"]);
     assert_eq!(server.object(BUDGET), None);

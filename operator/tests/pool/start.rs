@@ -28,11 +28,13 @@ impl Volume {
         self.path("root/deep/layer").exists()
     }
 
-    /// A daemon that ends with these words and this code while there is a cache, and well without.
+    /// A daemon that ends with these words and this code until the cache was emptied, and well from then on.
     fn daemon(&self, words: &str, code: i32) -> Command {
-        let root = self.path("root");
-        let program =
-            format!("if [ -e {} ]; then printf '{words}\\n' >&2; exit {code}; fi; echo fresh >&2", root.display());
+        let healed = self.path(".buildpools-healed");
+        let program = format!(
+            "if [ -L {0} ] || [ ! -e {0} ]; then printf '{words}\\n' >&2; exit {code}; fi; echo fresh >&2",
+            healed.display()
+        );
         let mut command = Command::new("sh");
         command
             .arg(SCRIPT)
@@ -115,7 +117,7 @@ fn what_a_build_has_put_beside_the_cache_is_not_followed() {
         volume.run(DAMAGED, 1);
     }
     assert_eq!(std::fs::read_to_string(&secret).unwrap(), "1\n2\n3\n");
-    assert!(volume.path("root").symlink_metadata().is_err(), "the link itself went");
+    assert!(!is_link(&volume.path("root")), "the daemon's files are on its volume");
     assert!(!is_link(&volume.path(".buildpools-healed")));
 }
 

@@ -31,6 +31,8 @@ fi
 
 # The volume's root has the setgid bit, because the kubelet sets it with the fsGroup, and a new directory inherits it from
 # the one above: without this, every image would have it on its root directory and on all that a step makes there.
+# A RUN step may have put a link there.
+[ ! -L "$root" ] || rm -f -- "$root"
 mkdir -p -m 700 "$root"
 chmod g-s "$root"
 # The runner, user 1000, keeps its notes on the volume, which belongs to root where no fsGroup is set.
