@@ -4,6 +4,7 @@
 //! The operator is the real program as cargo has built it, at a real API server. Its memory and its processor time are
 //! the kernel's figures, its writes those of the audit log.
 
+pub mod idle;
 pub mod proc;
 pub mod seed;
 
@@ -59,12 +60,18 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
     let plane = ControlPlane::start(Options { audit: true }).await?;
     let client = plane.client(User::Admin).await?;
     let began = Instant::now();
-    {
-        let (operator, _) = start(&plane)?;
-        seed::pools(&client, settings.pools).await?;
-        eprintln!("{} pools are ready after {:.0} s", settings.pools, began.elapsed().as_secs_f64());
-        stop(operator).await?;
+    let empty = idle::memory(&plane, settings.starts).await?;
+    let (operator, _) = start(&plane)?;
+    seed::pools(&client, settings.pools).await?;
+    eprintln!("{} pools are ready after {:.0} s", settings.pools, began.elapsed().as_secs_f64());
+    until_at_rest(&operator).await?;
+    let passes = Box::pin(idle::passes(&plane, &client, &operator, settings.pools, settings.starts)).await?;
+    for (request, count) in &passes.requests {
+        eprintln!("looked at all pools {} times: {count} × {request}", settings.starts);
     }
+    stop(operator).await?;
+    let filled = idle::memory(&plane, settings.starts).await?;
+    eprintln!("MiB without pools: {empty:.1?}, with {}: {filled:.1?}", settings.pools);
     let bytes = seed::jobs(&client, settings.jobs, settings.pools).await?;
     eprintln!("{} jobs of {bytes} bytes on average after {:.0} s", settings.jobs, began.elapsed().as_secs_f64());
 
@@ -88,12 +95,13 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
         eprintln!("at rest: {count} × {request}");
     }
     let of = |get: fn(&Round) -> f64| rounds.iter().map(get).collect::<Vec<_>>();
-    let count = |what: fn(&str) -> bool| {
-        #[allow(clippy::cast_precision_loss)]
-        let count = requests.iter().filter(|(request, _)| what(request)).map(|(_, count)| *count).sum::<usize>() as f64;
-        count
-    };
+    #[allow(clippy::cast_precision_loss)]
+    let kib_per_pool = |(filled, empty): (&f64, &f64)| (filled - empty) * 1024.0 / settings.pools as f64;
+    let memory: Vec<f64> = filled.iter().zip(&empty).map(kib_per_pool).collect();
     Ok(vec![
+        Figure::absolute("reconcile_idle_cpu_ms", "ms", &passes.millis, 1.0),
+        Figure::absolute("reconcile_idle_writes", "writes", &[count(&passes.requests, proc::is_write)], 0.0),
+        Figure::absolute("memory_per_idle_pool_kib", "KiB", &memory, 32.0),
         Figure::absolute("operator_rss_mib", "MiB", &of(|round| round.memory.resident), 96.0),
         Figure::ratio(
             "operator_rss_peak_over_steady",
@@ -103,11 +111,22 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
             1.5,
         ),
         Figure::absolute("operator_idle_mcore", "mcore", &[mcore], 5.0),
-        Figure::absolute("operator_idle_writes", "writes", &[count(proc::is_write)], 0.0),
-        Figure::absolute("operator_idle_lists", "lists", &[count(|request| request.starts_with("list"))], 0.0),
+        Figure::absolute("operator_idle_writes", "writes", &[count(&requests, proc::is_write)], 0.0),
+        Figure::absolute(
+            "operator_idle_lists",
+            "lists",
+            &[count(&requests, |request| request.starts_with("list"))],
+            0.0,
+        ),
         Figure::absolute("restart_to_dispatch_s", "s", &of(|round| round.dispatch), 1.5),
         Figure::absolute("restart_to_sync_s", "s", &of(|round| round.synced), 4.0),
     ])
+}
+
+fn count(requests: &[(String, usize)], what: fn(&str) -> bool) -> f64 {
+    #[allow(clippy::cast_precision_loss)]
+    let count = requests.iter().filter(|(request, _)| what(request)).map(|(_, count)| *count).sum::<usize>() as f64;
+    count
 }
 
 fn start(plane: &ControlPlane) -> Result<(Kept, SocketAddr)> {
@@ -144,19 +163,24 @@ async fn round(plane: &ControlPlane, client: &Client, number: usize) -> Result<(
         anyhow::Ok(began.elapsed())
     };
     let (dispatched, synced) = tokio::try_join!(dispatched, synced)?;
-    let pid = operator.process().pid;
+    until_at_rest(&operator).await?;
+    let memory = proc::memory(operator.process().pid)?;
+    jobs.delete(&job, &DeleteParams::default()).await?;
+    let round = Round { dispatch: dispatched.as_secs_f64(), synced: synced.as_secs_f64(), memory };
+    Ok((operator, round))
+}
+
+/// Waits until the operator does next to nothing.
+async fn until_at_rest(operator: &Kept) -> Result<()> {
+    let (pid, began) = (operator.process().pid, Instant::now());
     loop {
         let before = Usage::of(pid)?;
         tokio::time::sleep(REST).await;
         if Usage::of(pid)?.mcore_since(before, REST) < REST_MCORE {
-            break;
+            return Ok(());
         }
         ensure!(began.elapsed() < PATIENCE, "the operator does not come to rest");
     }
-    let memory = proc::memory(pid)?;
-    jobs.delete(&job, &DeleteParams::default()).await?;
-    let round = Round { dispatch: dispatched.as_secs_f64(), synced: synced.as_secs_f64(), memory };
-    Ok((operator, round))
 }
 
 /// Whether /readyz says so. The connection is made anew each time, as the kubelet does.

@@ -37,9 +37,14 @@ impl Usage {
 
     /// Thousandths of a core since then.
     pub fn mcore_since(self, before: Self, time: Duration) -> f64 {
+        self.millis_since(before) / time.as_secs_f64()
+    }
+
+    /// Milliseconds since then.
+    pub fn millis_since(self, before: Self) -> f64 {
         #[allow(clippy::cast_precision_loss)]
         let ticks = self.0.saturating_sub(before.0) as f64;
-        ticks / TICKS / time.as_secs_f64() * 1000.0
+        ticks / TICKS * 1000.0
     }
 }
 

@@ -80,6 +80,20 @@ pub async fn pools(client: &Client, count: usize) -> Result<()> {
     .await
 }
 
+/// Gives every pool an annotation that nobody knows, with this value.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn touch(client: &Client, pools: usize, value: usize) -> Result<()> {
+    let touch = async |number: usize| {
+        let api: Api<BuildPool> = Api::namespaced(client.clone(), &namespace(number));
+        let patch = json!({"metadata": {"annotations": {"example.com/touched": value.to_string()}}});
+        api.patch_metadata(&pool_name(number), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        anyhow::Ok(())
+    };
+    stream::iter((0..pools).map(touch)).buffer_unordered(CONCURRENCY).try_collect().await
+}
+
 /// Makes jobs: one of twenty is Running, the others have ended. Returns their mean size in bytes, as the API server
 /// sends them.
 ///
