@@ -37,7 +37,7 @@ kubeconfig: ## prints the path of the test cluster's kubeconfig
 install: ## builds buildpools and installs it into the test cluster
 	@bash e2e/scripts/install
 
-e2e: ## the end-to-end tests whose name contains T
+e2e: ## the end-to-end tests of the file T in e2e/tests, or whose name contains T
 	@bash e2e/scripts/e2e $(T)
 
 churn: ## JOBS jobs (2000) while operators, runners, daemons and pods are killed; no cluster is needed

@@ -7,22 +7,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::{BuildJobStatus, JobPhase, PoolProfile};
+use buildpools_e2e::cluster::layout;
 use buildpools_e2e::cluster::outside::CREDENTIALS;
-use buildpools_e2e::cluster::{Layout, layout, registry, tools};
-use buildpools_e2e::fixtures::git;
 use buildpools_e2e::harness::{BASE, LOGIN_CANARY_HOST, Tenant, wait};
 use futures::StreamExt as _;
 use serde_json::json;
-use tokio::sync::OnceCell;
 
-/// What the frontend must say it can, so that the built-in one hands the build over.
-const CAPS: &str = "moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs";
+#[path = "pool_hostile/prepare.rs"]
+mod prepare;
 
 /// Attacks at a time in one pool, beside the neighbour.
 const AT_ONCE: usize = 5;
@@ -37,6 +34,8 @@ struct Attack {
     /// What it may see or do outside of itself, in its own pool.
     shared: BTreeSet<String>,
     mode: Option<String>,
+    /// Repository that is the context. The Dockerfile is in the job all the same.
+    repository: Option<String>,
 }
 
 impl Attack {
@@ -50,7 +49,14 @@ impl Attack {
         let shared = line(&format!("{profile:?}:"))?;
         let words = shared.split_whitespace().filter(|word| *word != "nothing").map(str::to_owned).collect();
         let name = path.file_stem().and_then(|name| name.to_str()).context("a name")?.to_owned();
-        Ok(Self { name, ends: line("ends:")?, shared: words, mode: line("mode=").ok(), dockerfile })
+        Ok(Self {
+            name,
+            ends: line("ends:")?,
+            shared: words,
+            mode: line("mode=").ok(),
+            repository: line("context:").ok(),
+            dockerfile,
+        })
     }
 
     fn all(profile: PoolProfile) -> anyhow::Result<Vec<Self>> {
@@ -146,89 +152,6 @@ impl Canaries {
     }
 }
 
-/// What the attacks need in registry and git server, once.
-async fn prepare(tenant: &Tenant) -> anyhow::Result<()> {
-    static PREPARED: OnceCell<()> = OnceCell::const_new();
-    PREPARED.get_or_try_init(|| images(tenant)).await?;
-    Ok(())
-}
-
-async fn images(tenant: &Tenant) -> anyhow::Result<()> {
-    let cluster = &tenant.environment.cluster;
-    let layout = Layout::new(&cluster.name)?;
-    let work = cluster.dir.join("data/hostile");
-    let source = layout::repository().join("e2e/hostile/image");
-    let stage = |name: &str| -> anyhow::Result<std::path::PathBuf> {
-        let root = work.join(name);
-        for directory in ["bin", "lib"] {
-            std::fs::create_dir_all(root.join(directory))?;
-        }
-        Ok(root)
-    };
-    let attacker = stage("attacker")?;
-    let program = attacker.join("bin/attack");
-    tools::output(Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(source.join("attack.c")))?;
-    std::fs::copy(source.join("hunt.sh"), attacker.join("lib/hunt.sh"))?;
-    let frontend = stage("frontend")?;
-    std::fs::copy(cluster.tool("hostile-frontend"), frontend.join("bin/hostile-frontend"))?;
-
-    let image = |name: &str| format!("{}/{name}", cluster.registry);
-    for (root, name) in [(&attacker, "library/attacker:stable"), (&frontend, "library/hostile-frontend:stable")] {
-        let layer = root.with_extension("tar");
-        tools::output(
-            Command::new("tar")
-                .args(["--owner=0", "--group=0", "-cf"])
-                .arg(&layer)
-                .arg("-C")
-                .arg(root)
-                .args(["bin", "lib"]),
-        )?;
-        let mut append = registry::crane(&layout, cluster)?;
-        append.args(["append", "--base", &image("library/busybox:stable"), "--new_tag", &image(name), "--new_layer"]);
-        tools::output(append.arg(&layer))?;
-    }
-    let mut entry = registry::crane(&layout, cluster)?;
-    let name = image("library/hostile-frontend:stable");
-    tools::output(entry.args([
-        "mutate",
-        &name,
-        "--entrypoint",
-        "/bin/hostile-frontend",
-        "--label",
-        CAPS,
-        "--tag",
-        &name,
-    ]))?;
-    let mut copy = registry::crane(&layout, cluster)?;
-    tools::output(copy.args(["copy", &image("library/busybox:stable"), &image("bob/private:1")]))?;
-
-    let links = [
-        ("file", "content"),
-        ("link:up", "../../../../../../../../../.."),
-        ("link:passwd", "../../../../../../../../../../etc/passwd"),
-        ("link:absolute", "/home/user/.local/share/buildkit"),
-        ("link:proc", "/proc/self/root/home/user"),
-    ];
-    git::publish(&cluster.git_root, "hostile/links.git", &links, "main").await?;
-    let evil = work.join("evil.tar");
-    let names = work.join("names");
-    std::fs::create_dir_all(names.join("d"))?;
-    std::fs::write(names.join("d/file"), "evil")?;
-    let tar = |transform: &str, more: &str| {
-        let mut tar = Command::new("tar");
-        tar.args(["--absolute-names", "--transform", transform, more, "-f"])
-            .arg(&evil)
-            .arg("-C")
-            .arg(&names)
-            .arg("d/file");
-        tools::output(&mut tar).map(drop)
-    };
-    tar("s,^d/file,../../../../../../../../tmp/evil-above,", "-c")?;
-    tar("s,^d/file,/home/user/evil-absolute,", "-r")?;
-    git::publish(&cluster.git_root, "hostile/archive.git", &[("evil.tar", std::fs::read(&evil)?)], "main").await?;
-    Ok(())
-}
-
 #[tokio::test]
 async fn hostile_builds_get_nothing_but_what_is_published_rootless() {
     hostile_builds(PoolProfile::Rootless).await;
@@ -281,7 +204,7 @@ async fn victim(tenant: &Tenant, name: &str, canary: &str) -> anyhow::Result<()>
 }
 
 async fn run(attacker: &Tenant, other: &Tenant, profile: PoolProfile) -> anyhow::Result<()> {
-    prepare(attacker).await?;
+    prepare::once(attacker).await?;
     let canaries = Canaries::new();
     let slots = i32::try_from(AT_ONCE)? + 1;
     futures::try_join!(
@@ -314,6 +237,12 @@ async fn run(attacker: &Tenant, other: &Tenant, profile: PoolProfile) -> anyhow:
         let status = tenant.jobs().get(name).await?.status.unwrap_or_default();
         ensure!(status.phase == JobPhase::Running && status.attempts.len() == 1, "{name} was disturbed: {status:?}");
     }
+    // What archives, links and COPY may have left where the daemon is.
+    let look = "command -v find >/dev/null || exit 1
+        find / /tmp /home/user -xdev '(' -name 'evil-*' -o -name written-by-copy ')' -not -path '*/snapshots/*' 2>/dev/null
+        true";
+    let left = attacker.exec("main-0", names::DAEMON_CONTAINER, &["sh", "-c", look]).await?;
+    ensure!(left.trim().is_empty(), "in the daemon's container: {left}");
     let log = attacker.log("main-0", names::RUNNER_CONTAINER).await?;
     ensure!(!log.contains("lines dropped"), "the log has not everything");
     let mut violations = Vec::new();
@@ -321,6 +250,8 @@ async fn run(attacker: &Tenant, other: &Tenant, profile: PoolProfile) -> anyhow:
         let (attack, status) = result?;
         let prefix = format!("[{}] ", attack.name);
         let own: Vec<&str> = log.lines().filter(|line| line.starts_with(&prefix)).collect();
+        let why = status.failure.as_ref().map(|failure| failure.message.as_str()).unwrap_or_default();
+        println!("{}: {:?} {}", attack.name, status.phase, why.lines().next().unwrap_or_default());
         let wrong = attack.judge(&status, &own.join("\n"), &canaries);
         violations.extend(wrong.into_iter().map(|wrong| format!("{}: {wrong}", attack.name)));
     }
@@ -348,7 +279,12 @@ async fn attack_with(
 ) -> anyhow::Result<BuildJobStatus> {
     let mut args = args.clone();
     args.extend(attack.mode.clone().map(|mode| ("MODE".to_owned(), mode)));
-    let job = tenant.job(&attack.name, "main").inline(&attack.dockerfile).spec(|spec| {
+    let job = tenant.job(&attack.name, "main");
+    let job = match &attack.repository {
+        None => job.inline(&attack.dockerfile),
+        Some(repository) => job.git(repository).spec(|spec| spec.dockerfile.inline = Some(attack.dockerfile.clone())),
+    };
+    let job = job.spec(|spec| {
         spec.args = args;
         spec.infra_retries = Some(0);
         spec.timeout = Some(Duration::from_mins(3).into());

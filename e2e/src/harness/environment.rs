@@ -107,5 +107,8 @@ impl Environment {
 
 async fn config_for(kubeconfig: &Path) -> anyhow::Result<kube::Config> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
-    Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    // An eviction that is refused is answered with 429: an answer, and not a reason to ask fifteen times.
+    config.default_retry = false;
+    Ok(config)
 }

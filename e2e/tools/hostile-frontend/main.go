@@ -4,8 +4,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -40,7 +43,7 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 	h := &hunt{client: c}
 	modes := map[string]func(context.Context){
 		"proc": h.proc, "sources": h.sources, "secrets": h.secrets,
-		"entitlements": h.entitlements, "containers": h.containers, "cache-import": h.cacheImport,
+		"entitlements": h.entitlements, "containers": h.containers, "cache-import": h.cacheImport, "api": h.api,
 	}
 	mode := c.BuildOpts().Opts["build-arg:MODE"]
 	run, ok := modes[mode]
@@ -115,6 +118,33 @@ func (h *hunt) proc(ctx context.Context) {
 		h.tried++
 		if _, err := os.Stat(path); err == nil {
 			h.say("ESCAPED %s is here", path)
+		}
+	}
+}
+
+// api calls the Kubernetes API over the way that the runner needs.
+func (h *hunt) api(ctx context.Context) {
+	namespace := h.client.BuildOpts().Opts["build-arg:NAMESPACE"]
+	insecure := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	api := http.Client{Timeout: 10 * time.Second, Transport: insecure}
+	for _, path := range []string{
+		"/version", "/api/v1/secrets", "/api/v1/nodes", "/metrics", "/configz", "/api/v1/namespaces/" + namespace + "/secrets",
+		"/api/v1/namespaces/" + namespace + "/pods", "/api/v1/namespaces/" + namespace + "/serviceaccounts",
+		"/apis/buildpools.dev/v1alpha1/namespaces/" + namespace + "/buildjobs",
+	} {
+		response, err := api.Get("https://kubernetes.default.svc" + path)
+		if err != nil {
+			// Then this shows nothing, and the test must not pass.
+			h.say("SHARED nothing-tried %v", err)
+			continue
+		}
+		content, _ := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+		response.Body.Close()
+		h.tried++
+		h.scan(path, content)
+		// What anonymous may see is published.
+		if refused := response.StatusCode == http.StatusForbidden; refused == (path == "/version") {
+			h.say("ESCAPED %s: %s", path, response.Status)
 		}
 	}
 }
