@@ -28,7 +28,7 @@ async fn network_policies_are_enforced() {
 
 /// Pods that do nothing, with two web servers in each.
 async fn pods(tenant: &Tenant, roles: &[&str]) -> anyhow::Result<Vec<String>> {
-    let serve = "mkdir -p /srv && httpd -p 8080 -h /srv && httpd -p 8081 -h /srv && exec sleep 100000";
+    let serve = "mkdir -p /srv && echo up >/srv/index.html && httpd -p 8080 -h /srv && httpd -p 8081 -h /srv && exec sleep 100000";
     for role in roles {
         let pod: Pod = from_value(json!({
             "metadata": {"name": role, "labels": {"role": role}},

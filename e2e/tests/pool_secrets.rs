@@ -47,7 +47,8 @@ async fn a_missing_secret_is_named_the_pool_builds_and_the_secret_is_used_when_i
         ensure!(status.phase == JobPhase::Succeeded, "{:?}", status.failure);
         let before = tenant.pods().get("main-0").await?;
 
-        tenant.login("later", "bob", "bob-password").await?;
+        let config = json!({"auths": {"r.example.com": {"username": "bob", "password": "bob-password"}}});
+        tenant.docker_config("later", &config.to_string()).await?;
         until(tenant, "CredentialsReady").await?;
         tenant.api::<Secret>().delete("later", &DeleteParams::default()).await?;
         until(tenant, "SecretMissing").await?;

@@ -96,7 +96,7 @@ fn the_daemons_entry_point_is_a_shell_script() {
     assert!(script.starts_with("#!/bin/sh\n"));
     let volume = template.volumes.unwrap().into_iter().find(|volume| volume.name == "daemon-config").unwrap();
     let files: Vec<String> = volume.config_map.unwrap().items.unwrap().into_iter().map(|item| item.path).collect();
-    assert_eq!(files, ["buildkitd.toml", "start.sh"]);
+    assert_eq!(files, ["buildkitd.toml", "start.sh", "runc"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use buildpools_crds::member_config::{
-    BUILDKITD_KEY, MemberConfig, MountedCa, MountedCredential, RUNNER_KEY, START_KEY,
+    BUILDKITD_KEY, MemberConfig, MountedCa, MountedCredential, RUNC_KEY, RUNNER_KEY, START_KEY,
 };
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::PoolProfile;
@@ -23,6 +23,8 @@ const HISTORY_AGE: &str = "48h";
 
 /// The daemon's entry point.
 const START: &str = include_str!("start.sh");
+/// What the daemon starts as runc where steps have no process sandbox.
+const RUNC: &str = include_str!("runc.sh");
 
 /// The two files that depend on the pool.
 pub(super) struct Configuration {
@@ -38,6 +40,9 @@ impl Configuration {
     /// Hash of all that a member reads only when it starts; buildkitd keeps the authorities that it has read.
     pub(super) fn hash(&self, pool: &ValidPool) -> String {
         let mut bytes = format!("{}\0{}\0{START}", self.buildkitd, self.runner);
+        if pool.profile == PoolProfile::Rootless {
+            bytes.push_str(RUNC);
+        }
         for registry in &pool.registries {
             bytes.push('\0');
             bytes.push_str(&registry.authority);
@@ -47,15 +52,15 @@ impl Configuration {
 }
 
 pub(super) fn config_map(pool: &ValidPool, files: Configuration) -> ConfigMap {
-    ConfigMap {
-        metadata: metadata(pool, names::config_map(&pool.name)),
-        data: Some(BTreeMap::from([
-            (BUILDKITD_KEY.to_owned(), files.buildkitd),
-            (RUNNER_KEY.to_owned(), files.runner),
-            (START_KEY.to_owned(), START.to_owned()),
-        ])),
-        ..ConfigMap::default()
+    let mut data = BTreeMap::from([
+        (BUILDKITD_KEY.to_owned(), files.buildkitd),
+        (RUNNER_KEY.to_owned(), files.runner),
+        (START_KEY.to_owned(), START.to_owned()),
+    ]);
+    if pool.profile == PoolProfile::Rootless {
+        data.insert(RUNC_KEY.to_owned(), RUNC.to_owned());
     }
+    ConfigMap { metadata: metadata(pool, names::config_map(&pool.name)), data: Some(data), ..ConfigMap::default() }
 }
 
 fn member(pool: &ValidPool) -> MemberConfig {
@@ -99,6 +104,9 @@ struct OciWorker {
     rootless: bool,
     #[serde(rename = "noProcessSandbox")]
     no_process_sandbox: bool,
+    /// In the place of runc.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary: Option<&'static str>,
     gc: bool,
     gcpolicy: Vec<GcPolicy>,
 }
@@ -190,6 +198,8 @@ fn buildkitd(pool: &ValidPool) -> Buildkitd {
                 rootless: true,
                 // A sandbox needs a /proc of its own, which a container may mount only if nothing of its own is masked.
                 no_process_sandbox: pool.profile == PoolProfile::Rootless,
+                // Without one, nobody else ends all that a step has started.
+                binary: (pool.profile == PoolProfile::Rootless).then_some(paths::RUNC),
                 gc: true,
                 gcpolicy: gc_policy(&pool.cache.limits),
             },

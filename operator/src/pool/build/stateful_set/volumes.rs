@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use buildpools_crds::member_config::{BUILDKITD_KEY, RUNNER_KEY, START_KEY};
+use buildpools_crds::member_config::{BUILDKITD_KEY, RUNC_KEY, RUNNER_KEY, START_KEY};
 use buildpools_crds::names;
 use buildpools_crds::v1alpha1::PoolProfile;
 use k8s_openapi::api::core::v1::{
@@ -37,11 +37,7 @@ fn login_mode(profile: PoolProfile) -> i32 {
 pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
     let mut volumes = vec![
         empty(SOCKET),
-        config_files(
-            DAEMON_CONFIG,
-            &names::config_map(&pool.name),
-            vec![item(BUILDKITD_KEY, BUILDKITD_KEY), item(START_KEY, START_KEY)],
-        ),
+        config_files(DAEMON_CONFIG, &names::config_map(&pool.name), daemon_files(pool.profile)),
         config(RUNNER_CONFIG, &names::config_map(&pool.name), RUNNER_KEY, RUNNER_KEY),
         token(),
         empty(TMP),
@@ -111,6 +107,14 @@ fn empty(name: &str) -> Volume {
 
 fn item(key: &str, path: &str) -> KeyToPath {
     KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None }
+}
+
+fn daemon_files(profile: PoolProfile) -> Vec<KeyToPath> {
+    let mut files = vec![item(BUILDKITD_KEY, BUILDKITD_KEY), item(START_KEY, START_KEY)];
+    if profile == PoolProfile::Rootless {
+        files.push(KeyToPath { mode: Some(0o555), ..item(RUNC_KEY, RUNC_KEY) });
+    }
+    files
 }
 
 /// Whole directories, no `subPath`: only so do changes reach a running container.
