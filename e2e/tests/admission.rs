@@ -187,6 +187,7 @@ fn network_cases() -> Vec<Case> {
         ("spec.network.egress", json!([{"cidr": "10.0.0.1"}]), &["spec.network.egress[0].cidr", "CIDR"]),
         ("spec.network.egress", json!([{"cidr": "169.254.169.254/32"}]), &["spec.network.egress[0]", "credentials"]),
         ("spec.network.egress", json!([{"cidr": "fd00:ec2::254/128"}]), &["spec.network.egress[0]", "credentials"]),
+        ("spec.network.egress", json!([{"cidr": "fd00:42::42/128"}]), &["spec.network.egress[0]", "credentials"]),
         (
             "spec.network.egress",
             json!([{"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}]),
@@ -233,6 +234,12 @@ fn pod_cases() -> Vec<Case> {
             "spec.pod.annotations",
             json!({"container.apparmor.security.beta.kubernetes.io/buildkitd": "unconfined"}),
             &["spec.pod.annotations", "confine"],
+        ),
+        ("spec.pod.annotations", json!({"k8s.v1.cni.cncf.io/networks": "lan"}), &["spec.pod.annotations", "networks"]),
+        (
+            "spec.pod.annotations",
+            json!({"v1.multus-cni.io/default-network": "lan"}),
+            &["spec.pod.annotations", "networks"],
         ),
         ("spec.pod.priorityClassName", json!("A B"), &["spec.pod.priorityClassName", "PriorityClass"]),
         ("spec.pod.runtimeClassName", json!("a/b"), &["spec.pod.runtimeClassName", "RuntimeClass"]),
@@ -323,7 +330,7 @@ async fn what_is_immutable_cannot_be_changed() {
         tenant.pools().create(&PostParams::default(), &pool).await?;
         let cases = [
             (json!({"spec": {"profile": "UserNamespace"}}), "spec.profile"),
-            (json!({"spec": {"cache": {"size": "20Gi"}}}), "spec.cache.size"),
+            (json!({"spec": {"cache": {"size": "5Gi"}}}), "spec.cache.size"),
             (json!({"spec": {"cache": {"storageClassName": "other"}}}), "storageClassName cannot be changed"),
         ];
         for (patch, expected) in cases {
@@ -331,6 +338,8 @@ async fn what_is_immutable_cannot_be_changed() {
             let message = refused.err().with_context(|| format!("{patch} is accepted"))?.to_string();
             ensure!(message.contains(expected), "{message}");
         }
+        let grown = Patch::Merge(json!({"spec": {"cache": {"size": "20Gi"}}}));
+        tenant.pools().patch("main", &PatchParams::default(), &grown).await.context("a cache that grows")?;
         let mut job: BuildJob = serde_json::from_value(job())?;
         job.spec.pool_ref = Some(LocalReference { name: "nobody".into() });
         tenant.jobs().create(&PostParams::default(), &job).await?;

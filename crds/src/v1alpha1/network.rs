@@ -33,7 +33,7 @@ impl NetworkSettings {
 #[x_kube(validation = Rule::new("[has(self.internet), has(self.cidr), has(self.to)].filter(given, given).size() == 1").message("exactly one of internet, cidr and to must be given"))]
 #[x_kube(validation = Rule::new("!has(self.except) || self.except.size() == 0 || has(self.cidr)").message("except belongs to cidr: give cidr, or remove except"))]
 #[x_kube(validation = Rule::new("!has(self.except) || !has(self.cidr) || !isCIDR(self.cidr) || self.except.all(part, !isCIDR(part) || (cidr(self.cidr).containsCIDR(part) && cidr(part).prefixLength() > cidr(self.cidr).prefixLength()))").message("each network of except must lie in cidr and be smaller"))]
-#[x_kube(validation = Rule::new("!has(self.cidr) || !isCIDR(self.cidr) || !['169.254.0.0/16', '168.63.129.16/32', '100.100.100.200/32', '192.0.0.192/32', 'fe80::/10', 'fd00:ec2::/32', 'fd20:ce::254/128'].exists(metadata, cidr(metadata).containsCIDR(self.cidr))").message("cidr holds nothing but addresses where the cloud hands out the credentials of its machines, which no build may reach: remove it"))]
+#[x_kube(validation = Rule::new("!has(self.cidr) || !isCIDR(self.cidr) || !['169.254.0.0/16', '168.63.129.16/32', '100.100.100.200/32', '192.0.0.192/32', 'fe80::/10', 'fd00:ec2::/32', 'fd20:ce::254/128', 'fd00:42::42/128', 'fd00:a9fe:a9fe::1/128', 'fd00:c1::a9fe:a9fe/128', 'fd00:100::100:200/128'].exists(metadata, cidr(metadata).containsCIDR(self.cidr))").message("cidr holds nothing but addresses where the cloud hands out the credentials of its machines, which no build may reach: remove it"))]
 pub struct EgressRule {
     /// All public addresses: no private, link-local or otherwise special network. Written `internet: {}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -53,7 +53,8 @@ pub struct PodSettings {
     #[schemars(schema_with = "labels_schema")]
     pub labels: BTreeMap<String, String>,
 
-    /// Further annotations of the members' pods. Those of buildpools, and those that confine containers, are refused.
+    /// Further annotations of the members' pods. Those of buildpools, those that confine containers, and those that
+    /// attach networks are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "annotations_schema")]
     pub annotations: BTreeMap<String, String>,
@@ -133,9 +134,16 @@ fn annotations_schema(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-validations": [{
             "rule": format!("self.all(k, {NOT_OURS} && {confining})"),
             "message": format!("must not hold annotations of buildpools (buildpools.dev/…), nor those that confine containers, which the profile does: {}…", RESERVED_ANNOTATIONS.join("…, ")),
+        }, {
+            "rule": format!("self.all(k, {NO_NETWORK})"),
+            "message": "must not hold annotations that attach networks, because NetworkPolicy does not hold there: k8s.v1.cni.cncf.io/… and others of cni.cncf.io and multus-cni.io",
         }],
     })
 }
+
+/// A key that does not give a pod further network interfaces, or another one: those of Multus and its like.
+const NO_NETWORK: &str =
+    "!k.startsWith('cni.cncf.io/') && !k.contains('.cni.cncf.io/') && !k.contains('.multus-cni.io/')";
 
 /// A key that is not of buildpools.
 const NOT_OURS: &str = "!k.startsWith('buildpools.dev/') && !k.contains('.buildpools.dev/')";

@@ -14,8 +14,9 @@ use super::problem::Problem;
 /// - Link-local addresses: 169.254.169.254 of AWS, Azure, Google, OpenStack and others; 169.254.170.2 and .23 of ECS and
 ///   EKS; fe80::a9fe:a9fe of OpenStack.
 /// - 168.63.129.16, Azure's WireServer; 100.100.100.200, Alibaba; 192.0.0.192, Oracle.
-/// - fd00:ec2::254 and ::23, AWS; fd20:ce::254, Google.
-pub const METADATA: [&str; 7] = [
+/// - fd00:ec2::254 and ::23, AWS; fd20:ce::254, Google; fd00:42::42, Scaleway; fd00:a9fe:a9fe::1, Akamai;
+///   fd00:c1::a9fe:a9fe, Oracle; fd00:100::100:200, Alibaba.
+pub const METADATA: [&str; 11] = [
     "169.254.0.0/16",
     "168.63.129.16/32",
     "100.100.100.200/32",
@@ -23,6 +24,10 @@ pub const METADATA: [&str; 7] = [
     "fe80::/10",
     "fd00:ec2::/32",
     "fd20:ce::254/128",
+    "fd00:42::42/128",
+    "fd00:a9fe:a9fe::1/128",
+    "fd00:c1::a9fe:a9fe/128",
+    "fd00:100::100:200/128",
 ];
 
 /// The public Internet: of IPv4 all but the networks that are not reachable globally
@@ -192,7 +197,9 @@ mod tests {
         assert_eq!(except("10.0.0.0/8", &["10.1.0.0/16"]).unwrap(), ["10.1.0.0/16"]);
         assert_eq!(except("0.0.0.0/0", &[]).unwrap(), METADATA[..4]);
         assert_eq!(except("0.0.0.0/0", &["128.0.0.0/1"]).unwrap(), ["128.0.0.0/1", "100.100.100.200/32"]);
-        assert_eq!(except("fd00::/8", &[]).unwrap(), ["fd00:ec2::/32", "fd20:ce::254/128"]);
+        assert_eq!(except("fd00::/8", &[]).unwrap(), METADATA[5..]);
+        assert_eq!(except("fd00:42::/32", &[]).unwrap(), ["fd00:42::42/128"]);
+        assert_eq!(except("fd00:c1::a9fe:a9fe/128", &[]), None);
         assert_eq!(except("169.254.169.254/32", &[]), None);
         assert_eq!(except("169.254.0.0/16", &[]), None);
         assert_eq!(except("10.0.0.0", &[]), None, "no network");
