@@ -11,13 +11,14 @@ pub fn text(text: &str) -> String {
 }
 
 /// The lines of a text for a log. A carriage return ends a line too: what follows it would overwrite the line's
-/// beginning. Colours stay.
+/// beginning. Colours stay, and end with their line.
 pub fn lines(text: &str) -> impl Iterator<Item = String> {
     text.lines().flat_map(|line| line.split('\r').filter(move |part| !part.is_empty() || line.is_empty())).map(line)
 }
 
 fn line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
+    let mut coloured = false;
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
@@ -29,13 +30,25 @@ fn line(text: &str) -> String {
                     }
                     shown.push(c);
                     shown.push_str(&sequence);
+                    coloured = !is_reset(&sequence);
                 }
                 None => shown.push(picture(c)),
             },
             _ => shown.push(picture(c)),
         }
     }
+    if coloured {
+        shown.push_str(RESET);
+    }
     shown
+}
+
+/// Ends all colours, and text that cannot be seen (`[8m`).
+const RESET: &str = "\u{1b}[0m";
+
+/// Whether it is `[0m` or `[m`.
+fn is_reset(sequence: &str) -> bool {
+    sequence.chars().all(|c| matches!(c, '[' | '0' | ';' | 'm'))
 }
 
 /// `[1;31m`, or nothing if it is another sequence.
@@ -71,7 +84,16 @@ mod tests {
         assert_eq!(shown("\u{1b}[1;31mred\u{1b}[0m\tplain ü"), ["\u{1b}[1;31mred\u{1b}[0m\tplain ü"]);
         assert_eq!(shown("\u{1b}[2J\u{1b}]0;title\u{7}"), ["␛[2J␛]0;title␇"]);
         assert_eq!(shown("\u{1b}[31"), ["␛[31"]);
+        assert_eq!(shown("\u{1b}[mplain\u{1b}[0;0m"), ["\u{1b}[mplain\u{1b}[0;0m"]);
         assert_eq!(shown("\u{9b}2J \u{202e}evil"), ["\u{fffd}2J \u{fffd}evil"]);
+    }
+
+    #[test]
+    fn a_colour_ends_with_its_line() {
+        assert_eq!(shown("\u{1b}[8mhidden\nnext"), ["\u{1b}[8mhidden\u{1b}[0m", "next"]);
+        assert_eq!(shown("\u{1b}[31mred\rnext"), ["\u{1b}[31mred\u{1b}[0m", "next"]);
+        assert_eq!(shown("\u{1b}[0m\u{1b}[0;31mred"), ["\u{1b}[0m\u{1b}[0;31mred\u{1b}[0m"]);
+        assert_eq!(shown("\u{1b}[10m"), ["\u{1b}[10m\u{1b}[0m"]);
     }
 
     #[test]
