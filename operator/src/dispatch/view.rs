@@ -157,7 +157,7 @@ impl Member {
     pub fn of(pod: &Pod) -> Option<(Key, Self)> {
         let pool = pod.labels().get(labels::POOL)?;
         let owner = owner::controller(&pod.metadata)?;
-        if owner.kind != "StatefulSet" || owner.name != names::stateful_set(pool) {
+        if !owner::is_stateful_set(owner, &names::stateful_set(pool)) {
             return None;
         }
         let name = pod.name_any();
@@ -322,6 +322,8 @@ mod tests {
         assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"] = json!([]))), None);
         assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"][0]["kind"] = json!("ReplicaSet"))), None);
         assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"][0]["name"] = json!("other"))), None);
+        let foreign = json!("apps.kruise.io/v1");
+        assert_eq!(Member::of(&pod(|pod| pod["metadata"]["ownerReferences"][0]["apiVersion"] = foreign)), None);
     }
 
     #[test]

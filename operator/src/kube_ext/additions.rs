@@ -3,6 +3,9 @@
 //! The API server fills in defaults, so that a field that we did not ask for says nothing. But it notes whose each field
 //! is (`metadata.managedFields`), and defaults are nobody's: a field in a part that is all ours, that another manager owns
 //! and that we did not ask for was added by somebody. Server-side apply leaves it there.
+//!
+//! Whoever writes says who he is, so a client that uses our name is taken for us. But in a part to which the API server
+//! adds nothing, what is there and was not asked for was added by somebody, whoever he says he is (`COMPLETE`).
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use serde_json::{Map, Value, json};
@@ -11,13 +14,17 @@ use serde_json::{Map, Value, json};
 /// controller's, and Kubernetes may put secrets into a ServiceAccount.
 const SHARED: [&str; 6] = ["apiVersion", "kind", "metadata", "status", "secrets", "imagePullSecrets"];
 
+/// Kinds and parts of which we say everything, so that the API server fills in nothing.
+const COMPLETE: [(&str, &str); 1] = [("NetworkPolicy", "spec")];
+
 /// The JSON patch that puts back, as a whole, each part to which somebody else has added something; `None` if nobody has.
 /// `desired` is the object as we want it, `live` as it is. The patch holds for this version of the object only.
 pub fn removal(desired: &Value, live: &Value, entries: &[ManagedFieldsEntry], manager: &str) -> Option<Value> {
     let others = entries.iter().filter(|entry| {
         entry.manager.as_deref() != Some(manager) && entry.subresource.as_deref().unwrap_or_default().is_empty()
     });
-    let mut parts: Vec<&str> = Vec::new();
+    let complete = COMPLETE.iter().filter(|(kind, _)| desired["kind"] == *kind).map(|(_, part)| *part);
+    let mut parts: Vec<&str> = complete.filter(|part| plain(&desired[*part]) != plain(&live[*part])).collect();
     for entry in others {
         let Some(Value::Object(fields)) = entry.fields_v1.as_ref().map(|fields| &fields.0) else { continue };
         for (field, owned) in fields {
@@ -62,6 +69,22 @@ fn adds(owned: &Value, desired: Option<&Value>, live: &Value) -> bool {
         // "." is the field itself.
         _ => false,
     })
+}
+
+/// Without what means the same as its absence, because the API server drops it. An empty selector is not of that kind: it
+/// selects everything.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let said = |field: &str, value: &Value| {
+                !is_empty(value) || (value.is_object() && matches!(field, "podSelector" | "namespaceSelector"))
+            };
+            let fields = fields.iter().map(|(field, value)| (field.clone(), plain(value)));
+            Value::Object(fields.filter(|(field, value)| said(field, value)).collect())
+        }
+        Value::Array(items) => items.iter().map(plain).collect(),
+        _ => value.clone(),
+    }
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -153,5 +176,40 @@ mod tests {
         let hidden = pod(&json!({"f:hostNetwork": {}}));
         assert_eq!(found(US, None, &hidden), None, "set by a webhook while we wrote");
         assert_eq!(found("controller", Some("status"), &hidden), None);
+    }
+
+    #[test]
+    fn in_a_network_policy_our_name_hides_nothing() {
+        let peer = json!({"podSelector": {"matchLabels": {"a": "b"}}});
+        let all = json!({"namespaceSelector": {"matchLabels": {}}, "podSelector": {}});
+        let policy = |change: fn(&mut Value)| {
+            let egress = json!([{"to": [peer, all], "ports": [{"port": 53, "protocol": "UDP"}]}]);
+            let mut policy = json!({
+                "kind": "NetworkPolicy", "metadata": {"resourceVersion": "7"},
+                "spec": {"podSelector": {"matchLabels": {"x": "y"}}, "ingress": [], "egress": egress},
+            });
+            change(&mut policy["spec"]);
+            policy
+        };
+        let desired = policy(|_| {});
+        let found = |change: fn(&mut Value)| {
+            let fields = json!({"f:spec": {"f:egress": {}, "f:podSelector": {}}});
+            removal(&desired, &policy(change), &entries(US, None, &fields), US)
+        };
+        let as_the_api_server_has_it: fn(&mut Value) = |spec| {
+            spec["ingress"] = Value::Null;
+            spec["egress"][0]["to"][1]["namespaceSelector"] = json!({});
+        };
+        assert_eq!(found(as_the_api_server_has_it), None);
+        let additions: [fn(&mut Value); 4] = [
+            |spec| spec["egress"][0]["ports"][0]["endPort"] = json!(60),
+            |spec| spec["egress"][0]["to"][0]["namespaceSelector"] = json!({}),
+            |spec| spec["podSelector"]["matchLabels"]["z"] = json!("1"),
+            |spec| spec["ingress"] = json!([{}]),
+        ];
+        for added in additions {
+            let patch = found(added).expect("an addition");
+            assert_eq!(patch[1], json!({"op": "add", "path": "/spec", "value": desired["spec"]}));
+        }
     }
 }

@@ -194,7 +194,7 @@ impl Left {
         let ours = |pod: &Pod| match &uid {
             Some(uid) => owner::is_controlled_by(&pod.metadata, uid),
             // The set is gone before its pods when the namespace is deleted.
-            None => owner::controller(&pod.metadata).is_some_and(|it| it.kind == "StatefulSet" && it.name == name),
+            None => owner::controller(&pod.metadata).is_some_and(|it| owner::is_stateful_set(it, &name)),
         };
         let pods = if is_foreign { Vec::new() } else { pods.into_iter().filter(ours).collect() };
         Ok(Self { set: set.filter(|_| !is_foreign), pods })
