@@ -488,7 +488,7 @@ async fn the_operator_changes_only_claims_of_pools() {
         }
         let sets: Api<StatefulSet> = Api::namespaced(operator, &tenant.namespace);
         let refused = sets.delete("foreign", &DeleteParams::default()).await.err().context("deleted")?.to_string();
-        ensure!(refused.contains("only StatefulSets that belong to a BuildPool"), "{refused}");
+        ensure!(refused.contains("only StatefulSets and PodDisruptionBudgets that belong to a BuildPool"), "{refused}");
         Ok(())
     })
     .await;

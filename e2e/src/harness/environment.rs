@@ -48,6 +48,16 @@ impl Environment {
         Ok(Client::try_from(config)?)
     }
 
+    /// A client that acts as this user, and may do what he may.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn client_as(&self, user: &str) -> anyhow::Result<Client> {
+        let mut config = config_for(&self.cluster.kubeconfig).await?;
+        config.auth_info.impersonate = Some(user.to_owned());
+        Ok(Client::try_from(config)?)
+    }
+
     /// A client with the identity of the operator.
     ///
     /// # Errors
