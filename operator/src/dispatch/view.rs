@@ -8,6 +8,7 @@ use buildpools_crds::v1alpha1::{BuildPool, BuildPoolSpec, FailureReason, std_dur
 use buildpools_crds::{labels, names};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 
 use super::nodes::Standing;
@@ -110,6 +111,7 @@ impl Pool {
 
 /// A pod of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct Member {
     /// Name of the pod.
     pub pod: String,
@@ -121,6 +123,8 @@ pub struct Member {
     pub ready: bool,
     /// Whether the pod will take no build any more.
     pub leaving: bool,
+    /// Whether it has no StatefulSet at the moment.
+    pub adrift: bool,
     /// Why nothing of the pod runs any more; `None` while something may.
     pub gone: Option<Gone>,
     /// Whether the pod's object is not there any more.
@@ -156,10 +160,13 @@ impl Member {
     /// builds away.
     pub fn of(pod: &Pod) -> Option<(Key, Self)> {
         let pool = pod.labels().get(labels::POOL)?;
-        let owner = owner::controller(&pod.metadata)?;
-        if owner.kind != "StatefulSet" || owner.name != names::stateful_set(pool) {
-            return None;
-        }
+        let is_set = |owner: &OwnerReference| owner.kind == "StatefulSet" && owner.name == names::stateful_set(pool);
+        let adrift = match owner::controller(&pod.metadata) {
+            Some(owner) if is_set(owner) => false,
+            // Its StatefulSet is being made anew: it may have builds, and gets no more.
+            None if pod.labels().get(labels::COMPONENT).is_some_and(|it| it == labels::COMPONENT_MEMBER) => true,
+            _ => return None,
+        };
         let name = pod.name_any();
         let status = pod.status.as_ref();
         let ended = status
@@ -171,6 +178,7 @@ impl Member {
             uid: pod.uid().unwrap_or_default(),
             ready: condition(pod, "Ready").is_some_and(|ready| ready.status == "True"),
             leaving: terminating || ended,
+            adrift,
             gone: gone(pod),
             deleted: false,
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
@@ -184,7 +192,7 @@ impl Member {
 
     /// Whether builds may be bound to it.
     pub fn takes_builds(&self) -> bool {
-        !self.leaving && self.gone.is_none() && self.standing == Standing::Fine && self.closed.is_none()
+        !self.leaving && !self.adrift && self.gone.is_none() && self.standing == Standing::Fine && self.closed.is_none()
     }
 
     /// The member as it was seen last, now that its object is gone.
