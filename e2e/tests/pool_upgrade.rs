@@ -12,14 +12,14 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Api, DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-/// A build that runs until it is released.
-fn held() -> String {
-    format!("FROM {BASE}\nRUN echo step-has-begun; sleep 617 || echo released\n")
+/// A build that runs until it is released. Of each job another: a step that has succeeded is in the cache.
+fn held(job: &str) -> String {
+    format!("FROM {BASE}\nRUN echo {job} >/job; echo step-has-begun; sleep 617 || echo released\n")
 }
 
 /// Starts a build that runs until it is released, and waits until it does. The status and the UID of its pod.
 async fn begin(tenant: &Tenant, job: &str) -> anyhow::Result<(BuildJobStatus, String)> {
-    tenant.job(job, "main").inline(&held()).create().await?;
+    tenant.job(job, "main").inline(&held(job)).create().await?;
     let status = tenant.in_phase(job, JobPhase::Running).await?;
     let pod = status.member.clone().context("member")?;
     let begun = format!("[{job}]");

@@ -110,6 +110,7 @@ impl Pool {
 
 /// A pod of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 pub struct Member {
     /// Name of the pod.
     pub pod: String,
@@ -121,6 +122,8 @@ pub struct Member {
     pub ready: bool,
     /// Whether the pod will take no build any more.
     pub leaving: bool,
+    /// Whether it has no StatefulSet at the moment.
+    pub adrift: bool,
     /// Why nothing of the pod runs any more; `None` while something may.
     pub gone: Option<Gone>,
     /// Whether the pod's object is not there any more.
@@ -156,10 +159,12 @@ impl Member {
     /// builds away.
     pub fn of(pod: &Pod) -> Option<(Key, Self)> {
         let pool = pod.labels().get(labels::POOL)?;
-        let owner = owner::controller(&pod.metadata)?;
-        if !owner::is_stateful_set(owner, &names::stateful_set(pool)) {
-            return None;
-        }
+        let adrift = match owner::controller(&pod.metadata) {
+            Some(owner) if owner::is_stateful_set(owner, &names::stateful_set(pool)) => false,
+            // Its StatefulSet is being made anew: it may have builds, and gets no more.
+            None if pod.labels().get(labels::COMPONENT).is_some_and(|it| it == labels::COMPONENT_MEMBER) => true,
+            _ => return None,
+        };
         let name = pod.name_any();
         let status = pod.status.as_ref();
         let ended = status
@@ -171,6 +176,7 @@ impl Member {
             uid: pod.uid().unwrap_or_default(),
             ready: condition(pod, "Ready").is_some_and(|ready| ready.status == "True"),
             leaving: terminating || ended,
+            adrift,
             gone: gone(pod),
             deleted: false,
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
@@ -184,7 +190,7 @@ impl Member {
 
     /// Whether builds may be bound to it.
     pub fn takes_builds(&self) -> bool {
-        !self.leaving && self.gone.is_none() && self.standing == Standing::Fine && self.closed.is_none()
+        !self.leaving && !self.adrift && self.gone.is_none() && self.standing == Standing::Fine && self.closed.is_none()
     }
 
     /// The member as it was seen last, now that its object is gone.

@@ -59,6 +59,17 @@ pub enum EnsureError {
     },
 }
 
+impl EnsureError {
+    /// A word for logs and metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Call { source, .. } => source.category(),
+            Self::Foreign { .. } => "Foreign",
+            Self::Serialise { .. } => "Serialise",
+        }
+    }
+}
+
 /// Who puts objects, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Manager<'a> {

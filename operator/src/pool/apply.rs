@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 
 use buildpools_crds::conditions;
-use buildpools_crds::v1alpha1::BuildPool;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -51,16 +50,9 @@ impl ApplyError {
         match self {
             Self::Problem(problem) => problem.reason(),
             Self::Replacing => "Replacing",
-            Self::Ensure(EnsureError::Call { source, .. }) => source.category(),
-            Self::Ensure(EnsureError::Foreign { .. }) => "Foreign",
-            Self::Ensure(EnsureError::Serialise { .. }) => "Serialise",
+            Self::Ensure(error) => error.category(),
             Self::Preflight(error) => error.category(),
         }
-    }
-
-    /// Whether somebody else was faster; no fault.
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Ensure(EnsureError::Call { source, .. }) if source.is_conflict())
     }
 }
 
@@ -71,20 +63,33 @@ pub struct Before {
     pub ready: bool,
     /// All objects had been put.
     pub put: bool,
+    /// There are members, whether or not there is a StatefulSet at the moment.
+    pub members: bool,
 }
 
 impl Before {
-    /// From the pool's condition.
-    pub fn of(pool: &BuildPool) -> Self {
-        let ready = pool.status.as_ref().and_then(|status| conditions::find(&status.conditions, conditions::READY));
+    /// From the pool's condition, and its pods.
+    pub fn of(observed: &Observed) -> Self {
+        let ready =
+            observed.pool.status.as_ref().and_then(|status| conditions::find(&status.conditions, conditions::READY));
         Self {
             ready: ready.is_some_and(|ready| ready.status == "True"),
             put: ready.is_some_and(|ready| reasons::OF_MEMBERS.contains(&ready.reason.as_str())),
+            members: observed.members().next().is_some(),
         }
     }
 }
 
-/// Puts all objects and returns the StatefulSet as it is now.
+/// What has become of the objects.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The StatefulSet as it is now.
+    pub set: StatefulSet,
+    /// A volume that was not made larger, and why. Nothing else waits for it.
+    pub volume: Option<Problem>,
+}
+
+/// Puts all objects.
 ///
 /// # Errors
 /// With the first object that cannot be put.
@@ -96,7 +101,7 @@ pub async fn apply(
     before: Before,
     volumes: &claims::Plan,
     metrics: &Metrics,
-) -> Result<StatefulSet, ApplyError> {
+) -> Result<Applied, ApplyError> {
     // Exhaustive: what is built is put.
     let Objects { service_account, role_binding, config_map, network_policy, service, disruption_budget, stateful_set } =
         objects;
@@ -109,8 +114,10 @@ pub async fn apply(
     put.one(network_policy, live.network_policy).await?;
     put.one(service, live.service).await?;
     put.while_wanted(disruption_budget, live.disruption_budget).await?;
+    // Before the StatefulSet is made anew: the pool may be deleted meanwhile.
+    claims::apply(client, &pool.namespace, &volumes.owners).await.map_err(classify)?;
     // The pod needs its ServiceAccount to be let in.
-    if preflight::is_due(&stateful_set, live.stateful_set.as_ref(), before.ready)?
+    if preflight::is_due(&stateful_set, live.stateful_set.as_ref(), before)?
         && let Some(problem) = Box::pin(preflight::check(client, pool, &stateful_set)).await?
     {
         return Err(ApplyError::Problem(problem));
@@ -120,8 +127,11 @@ pub async fn apply(
     }
     let set = put.one(stateful_set, live.stateful_set).await?;
     // Last: a quota that refuses larger volumes is no reason to leave anything else undone.
-    claims::apply(client, &pool.namespace, volumes).await.map_err(classify)?;
-    Ok(set)
+    match claims::apply(client, &pool.namespace, &volumes.sizes).await.map_err(classify) {
+        Ok(()) => Ok(Applied { set, volume: None }),
+        Err(ApplyError::Problem(problem)) => Ok(Applied { set, volume: Some(problem) }),
+        Err(error) => Err(error),
+    }
 }
 
 /// A volume template cannot be changed, so a StatefulSet with another one is deleted without its pods (propagation
@@ -151,7 +161,7 @@ async fn replace(
     match call(api.delete(&name, &parameters)).await {
         Err(error) if !error.is_not_found() => {
             let kind = StatefulSet::kind(&()).into_owned();
-            Err(EnsureError::Call { verb: "delete", kind, name, source: error }.into())
+            Err(classify(EnsureError::Call { verb: "delete", kind, name, source: error }))
         }
         _ => {
             info!(kind = "StatefulSet", name, "deleted without its pods: its volume template is another one");

@@ -6,6 +6,8 @@
 //! collector takes what the pool made. `spec.whenDeleted: Cancel` concerns the runners: they see it in the pool and stop
 //! their builds.
 
+use std::collections::BTreeMap;
+
 use buildpools_crds::conditions::{self, Status};
 use buildpools_crds::v1alpha1::{BuildPool, BuildPoolStatus, WhenDeleted};
 use buildpools_crds::{labels, names};
@@ -13,15 +15,17 @@ use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::core::DeserializeGuard;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
-use super::dereference::{DereferenceError, Live, Observed, assigned};
-use super::{apply, reasons, roster, upgrade};
+use super::cache::claims;
+use super::dereference::{DereferenceError, Live, Observed, assigned, volumes};
+use super::{apply, members, reasons, roster, upgrade};
 use crate::kube_ext::call::{self, CallError, call};
+use crate::kube_ext::ensure::EnsureError;
 use crate::kube_ext::owner;
 
 /// How much longer than its grace period a pod may be there until it is no longer waited for: its node is lost.
@@ -33,6 +37,9 @@ pub enum DeletionError {
     /// Something could not be read.
     #[error(transparent)]
     Read(#[from] DereferenceError),
+    /// A volume could not be kept, or not given to the pool.
+    #[error(transparent)]
+    Volume(#[from] EnsureError),
     /// Something could not be written.
     #[error("cannot {what}: {source}")]
     Write {
@@ -48,6 +55,7 @@ impl DeletionError {
     pub fn category(&self) -> &'static str {
         match self {
             Self::Read(error) => error.category(),
+            Self::Volume(error) => error.category(),
             Self::Write { source, .. } => source.category(),
         }
     }
@@ -112,6 +120,7 @@ pub async fn let_go(
     left.stop(client, meta).await?;
     let waited_for = left.waited_for(now);
     if waited_for.is_empty() && left.is_stopped() {
+        settle_volumes(client, pool).await?;
         let others = meta.finalizers.iter().flatten().filter(|finalizer| *finalizer != labels::FINALIZER);
         let patch = finalizers_patch(meta, &others.cloned().collect::<Vec<_>>());
         let (api, name, params, patch) = (pools(client, meta), pool.name_any(), params(), Patch::Merge(patch));
@@ -135,6 +144,14 @@ pub async fn let_go(
     Ok(Departure::Waits(Box::new(observed), status))
 }
 
+/// Volumes go or stay as the pool says at its end, whatever there was no time for before.
+async fn settle_volumes(client: &Client, pool: &DeserializeGuard<BuildPool>) -> Result<(), DeletionError> {
+    let (Ok(pool), namespace) = (&pool.0, pool.meta().namespace.as_deref().unwrap_or_default()) else { return Ok(()) };
+    let claims = volumes(client, namespace, &pool.name_any()).await?;
+    let plan = claims::plan(pool, &claims, &BTreeMap::new());
+    Ok(claims::apply(client, namespace, &plan.owners).await?)
+}
+
 /// What a pool that waits says.
 fn status(pool: &BuildPool, observed: &Observed, pods: &[String], jobs: &[String], now: Timestamp) -> BuildPoolStatus {
     let mut next = pool.status.clone().unwrap_or_default();
@@ -155,8 +172,10 @@ fn status(pool: &BuildPool, observed: &Observed, pods: &[String], jobs: &[String
     };
     let generation = pool.metadata.generation;
     let conditions = &mut next.conditions;
-    conditions.retain(|condition| condition.type_ != conditions::UPGRADING);
-    let _ = conditions::set(conditions, conditions::READY, Status::False, reasons::DELETING, &message, generation, now);
+    conditions.retain(|condition| ![conditions::UPGRADING, conditions::STALLED].contains(&condition.type_.as_str()));
+    for (type_, status) in [(conditions::READY, Status::False), (conditions::RECONCILING, Status::True)] {
+        let _ = conditions::set(conditions, type_, status, reasons::DELETING, &message, generation, now);
+    }
     next.ready_members = Some(0);
     next.member_summary = Some(format!("0/{}", pool.spec.scaling.min_members));
     next.observed_generation = generation;
@@ -190,12 +209,12 @@ impl Left {
                 return Err(DereferenceError { what: "the pool's pods".to_owned(), source: source.into() });
             }
         };
-        let uid = set.as_ref().and_then(|set| set.metadata.uid.clone());
-        let ours = |pod: &Pod| match &uid {
-            Some(uid) => owner::is_controlled_by(&pod.metadata, uid),
-            // The set is gone before its pods when the namespace is deleted.
-            None => owner::controller(&pod.metadata).is_some_and(|it| owner::is_stateful_set(it, &name)),
+        // The set is gone before its pods when the namespace is deleted.
+        let left = |pod: &Pod| {
+            let by_name = |it: &OwnerReference| owner::is_stateful_set(it, &name);
+            set.is_none() && owner::controller(&pod.metadata).is_some_and(by_name)
         };
+        let ours = |pod: &Pod| members::is_of(set.as_ref(), pod) || left(pod);
         let pods = if is_foreign { Vec::new() } else { pods.into_iter().filter(ours).collect() };
         Ok(Self { set: set.filter(|_| !is_foreign), pods })
     }
@@ -204,9 +223,12 @@ impl Left {
         self.set.as_ref().and_then(|set| set.spec.as_ref()).and_then(|spec| spec.replicas).unwrap_or_default()
     }
 
-    /// Stops all members.
+    /// Stops all members: by their StatefulSet, or one by one where it was about to be made anew and is not any more.
     async fn stop(&self, client: &Client, meta: &ObjectMeta) -> Result<(), DeletionError> {
-        let Some(set) = self.set.as_ref().filter(|_| self.replicas() != 0) else { return Ok(()) };
+        let Some(set) = &self.set else { return self.stop_each(client, meta).await };
+        if self.replicas() == 0 || set.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
         let patch = json!({"metadata": {"uid": set.metadata.uid}, "spec": {"replicas": 0}});
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default());
         match call(sets.patch(&set.name_any(), &params(), &Patch::Merge(patch))).await {
@@ -217,9 +239,27 @@ impl Left {
         }
     }
 
-    /// Whether no pod will be made any more.
+    async fn stop_each(&self, client: &Client, meta: &ObjectMeta) -> Result<(), DeletionError> {
+        let api: Api<Pod> = Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default());
+        let on = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && owner::controller(&pod.metadata).is_none();
+        for pod in self.pods.iter().filter(on) {
+            let this = Preconditions { uid: pod.uid(), resource_version: None };
+            let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+            match call(api.delete(&pod.name_any(), &params)).await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(source) => return Err(DeletionError::Write { what: "stop a member", source }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no pod will be made any more, and none is without an owner that had one.
     fn is_stopped(&self) -> bool {
         let Some(set) = &self.set else { return true };
+        if set.metadata.deletion_timestamp.is_some() {
+            return false;
+        }
         let seen = set.status.as_ref().and_then(|status| status.observed_generation);
         self.replicas() == 0 && seen >= set.metadata.generation
     }

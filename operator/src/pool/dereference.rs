@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use buildpools_crds::v1alpha1::{BuildJob, BuildPool};
 use buildpools_crds::{labels, names};
-use futures::future::{try_join, try_join_all, try_join4};
+use futures::future::{try_join, try_join_all, try_join3, try_join4};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
@@ -31,6 +31,7 @@ use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::owner;
 
 use super::network;
+use super::problem::Problem;
 
 /// Namespace and name of the EndpointSlice with the API server's addresses, which API servers keep themselves.
 pub const API_SERVER: (&str, &str) = ("default", "kubernetes");
@@ -91,6 +92,8 @@ pub struct Observed {
     pub classes: BTreeMap<String, StorageClass>,
     /// Events of the StatefulSet, when pods are missing, and of members that have a node and do not start there.
     pub events: Vec<Event>,
+    /// A volume that was not made larger, and why. Not read: known once the objects have been put.
+    pub refused_volume: Option<Problem>,
     /// Names of the jobs that are assigned to the member which is marked for replacement, read after its mark.
     pub assigned: Vec<String>,
     /// Nodes of members that are not ready, of which nothing is heard.
@@ -130,24 +133,13 @@ pub struct Live {
 impl Observed {
     /// Pods of the pool's own StatefulSet. While it is made anew, those that it left behind.
     pub fn members(&self) -> impl Iterator<Item = &Pod> {
-        self.of(self.live.stateful_set.as_ref())
+        let set = self.live.stateful_set.as_ref();
+        self.pods.iter().filter(move |pod| members::is_of(set, pod))
     }
 
-    /// Pods of this StatefulSet. One that was made anew for another volume template takes its predecessor's pods over as
-    /// soon as its controller has seen it; until then they have no owner, and are its members nonetheless.
+    /// Pods of this StatefulSet, which may be newer than the one that was read.
     pub fn members_of(&self, set: &StatefulSet) -> impl Iterator<Item = &Pod> {
-        self.of(Some(set))
-    }
-
-    fn of(&self, set: Option<&StatefulSet>) -> impl Iterator<Item = &Pod> {
-        let uid = set.and_then(ResourceExt::uid);
-        let observed = set.and_then(|set| set.status.as_ref()?.observed_generation);
-        let seen = observed.is_some() && observed == set.and_then(|set| set.metadata.generation);
-        let is_member = move |pod: &Pod| match owner::controller(&pod.metadata) {
-            Some(owner) => uid.as_ref() == Some(&owner.uid),
-            None => !seen,
-        };
-        self.pods.iter().filter(move |pod| is_member(pod))
+        self.pods.iter().filter(move |pod| members::is_of(Some(set), pod))
     }
 }
 
@@ -169,10 +161,11 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     let (service, config_map, network_policy) =
         (names::service(name), names::config_map(name), names::network_policy(name));
     let (stateful_set, disruption_budget) = (names::stateful_set(name), names::disruption_budget(name));
-    let (identity, objects, set, pods) = try_join4(
+    // The StatefulSet before its pods: one that has seen all pods is then not taken for the one of pods without an owner.
+    let set = read.get::<StatefulSet>(&stateful_set).await?;
+    let (identity, objects, pods) = try_join3(
         try_join(read.get(&runner), read.get(&runner)),
         try_join4(read.get(&config_map), read.get(&network_policy), read.get(&service), read.get(&disruption_budget)),
-        read.get::<StatefulSet>(&stateful_set),
         read.pods(name),
     )
     .await?;
@@ -192,7 +185,7 @@ pub async fn dereference(client: &Client, namespace: &str, name: &str) -> Result
     observed.api_server = read.api_server().await?;
     observed.authorities = read.authorities(&observed.pool).await?;
     observed.claims = read.claims(&observed).await?;
-    observed.volumes = read.volumes(name).await?;
+    observed.volumes = volumes(client, namespace, name).await?;
     observed.classes = read.classes(&observed).await?;
     observed.events = read.events(&observed).await?;
     observed.assigned = read.assigned_to_marked(&observed.pool).await?;
@@ -210,6 +203,23 @@ pub async fn assigned(client: &Client, namespace: &str, uid: &str) -> Result<Vec
     match call(jobs.list_metadata(&selector)).await {
         Ok(list) => Ok(list.items.iter().map(ResourceExt::name_any).collect()),
         Err(source) => Err(DereferenceError { what: "the jobs of a member".to_owned(), source: source.into() }),
+    }
+}
+
+/// The claims of a pool's members, those that there were too.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn volumes(
+    client: &Client,
+    namespace: &str,
+    pool: &str,
+) -> Result<Vec<PersistentVolumeClaim>, DereferenceError> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let ours = format!("{}={pool},{}={}", labels::POOL, labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
+    match call(claims.list(&ListParams::default().labels(&ours))).await {
+        Ok(list) => Ok(list.items),
+        Err(source) => Err(DereferenceError { what: "the pool's volumes".to_owned(), source: source.into() }),
     }
 }
 
@@ -316,14 +326,6 @@ impl Reader<'_> {
         let claims: Vec<String> = missing.map(|ordinal| names::cache_claim(&pool, ordinal)).collect();
         let found = try_join_all(claims.iter().map(|name| self.get::<PersistentVolumeClaim>(name))).await?;
         Ok(found.into_iter().flatten().collect())
-    }
-
-    async fn volumes(&self, pool: &str) -> Result<Vec<PersistentVolumeClaim>, DereferenceError> {
-        let ours = format!("{}={pool},{}={}", labels::POOL, labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
-        match call(self.api::<PersistentVolumeClaim>().list(&ListParams::default().labels(&ours))).await {
-            Ok(list) => Ok(list.items),
-            Err(source) => Err(DereferenceError { what: "the pool's volumes".to_owned(), source: source.into() }),
-        }
     }
 
     async fn classes(&self, observed: &Observed) -> Result<BTreeMap<String, StorageClass>, DereferenceError> {

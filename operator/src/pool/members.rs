@@ -1,11 +1,13 @@
 //! How a pool's members fare, told from their pods. Pure.
 
+use buildpools_crds::labels;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 
 use super::problem::Problem;
+use crate::kube_ext::owner;
 
 /// How long a pod may be without a node before that is called a problem. The scheduler's first try often fails for a
 /// moment's reason: the volume's claim was just made, or just got its owner.
@@ -44,6 +46,23 @@ pub fn look<'a>(set: &StatefulSet, pods: impl Iterator<Item = &'a Pod>, events: 
     }
     members.outdated = outdated(set, &pods);
     members
+}
+
+/// Whether a pod is a member of this StatefulSet. One that was made anew for another volume template takes its
+/// predecessor's pods over as soon as its controller has seen it; until then they have no owner, and are its members
+/// nonetheless.
+pub fn is_of(set: Option<&StatefulSet>, pod: &Pod) -> bool {
+    let observed = set.and_then(|set| set.status.as_ref()?.observed_generation);
+    let seen = set.is_some_and(|set| set.metadata.deletion_timestamp.is_none() && observed == set.metadata.generation);
+    match owner::controller(&pod.metadata) {
+        Some(owner) => set.and_then(ResourceExt::uid).as_ref() == Some(&owner.uid),
+        None => !(seen && observed.is_some()) && is_labelled(pod),
+    }
+}
+
+/// Whether its labels say that it was made as a member.
+fn is_labelled(pod: &Pod) -> bool {
+    pod.labels().get(labels::COMPONENT).is_some_and(|component| component == labels::COMPONENT_MEMBER)
 }
 
 /// The order of pods: `main-10` comes after `main-9`.
@@ -210,6 +229,7 @@ pub fn is_outdated(set: &StatefulSet, pod: &Pod) -> bool {
 }
 
 fn newest(set: &StatefulSet) -> Option<&String> {
-    let status = set.status.as_ref().filter(|status| status.observed_generation == set.metadata.generation)?;
+    let stays = set.metadata.deletion_timestamp.is_none();
+    let status = set.status.as_ref().filter(|status| stays && status.observed_generation == set.metadata.generation)?;
     status.update_revision.as_ref()
 }

@@ -45,7 +45,7 @@ use tracing::{Instrument as _, debug, error, info, info_span, warn};
 use self::apply::{ApplyError, Before};
 use self::cache::{claims, reports};
 use self::deletion::Departure;
-use self::dereference::Found;
+use self::dereference::{Found, Observed};
 use self::events::{Announcer, News};
 use self::watch::PoolMeta;
 use crate::kube_ext::backoff::{Backoff, Limits};
@@ -63,6 +63,8 @@ const RESYNC: Duration = Duration::from_hours(1);
 
 /// Limits of the time after which a pool that is not ready is looked at again. What it waits for may be something that
 /// is not watched: a ConfigMap of the user's, somebody else's object, an event.
+/// How often it is looked whether a StorageClass lets volumes grow by now.
+const CLASS_LOOK: Duration = Duration::from_mins(5);
 const WAIT: Limits = Limits { first: Duration::from_secs(2), most: Duration::from_secs(30) };
 
 /// When a pool is looked at again that waits for its builds to end in order to go.
@@ -277,11 +279,6 @@ impl Visit {
     fn gone() -> Self {
         Self { progress: Progress::Gone, news: Vec::new(), figures: None }
     }
-
-    /// To be gone on with after this time at the latest.
-    fn soon(after: Duration) -> Self {
-        Self { progress: Progress::NotYet(after), news: Vec::new(), figures: None }
-    }
 }
 
 /// One pass over one pool.
@@ -318,14 +315,16 @@ pub async fn visit(
     let objects = match validate::validate(&observed, settings) {
         Ok(valid) => {
             let objects = build::build(&valid)?;
-            let before = Before::of(&observed.pool);
+            let before = Before::of(&observed);
             let live = observed.live.clone();
             let volumes = claims::plan(&observed.pool, &observed.volumes, &observed.classes);
             match Box::pin(apply::apply(client, &valid, objects, live, before, &volumes, &settings.metrics)).await {
-                Ok(set) => Ok(set),
+                Ok(applied) => {
+                    observed.refused_volume = applied.volume;
+                    Ok(applied.set)
+                }
                 Err(ApplyError::Problem(problem)) => Err(vec![problem]),
-                // Its deletion is watched; this is for the case that the watch misses it.
-                Err(ApplyError::Replacing) => return Ok(Visit::soon(WAIT.first)),
+                Err(ApplyError::Replacing) => return Box::pin(meanwhile(client, &observed, now)).await,
                 Err(error) if apply::is_namespace_terminating(&error) => return Ok(Visit::gone()),
                 Err(error) => return Err(error.into()),
             }
@@ -354,6 +353,29 @@ pub async fn visit(
             members: roster::by_phase(&members),
             upgrade_held: step.is_some_and(|step| step.is_held()),
         }),
+    })
+}
+
+/// One pass while the StatefulSet is made anew: what becomes of the members is told, and nothing else is done. That the
+/// StatefulSet is gone is watched; looking again soon is for the case that the watch misses it.
+async fn meanwhile(client: &Client, observed: &Observed, now: Timestamp) -> Result<Visit, PoolError> {
+    let before = observed.pool.status.clone().unwrap_or_default();
+    let mut next = before.clone();
+    let set = observed.live.stateful_set.as_ref();
+    if let Some(set) = set.filter(|set| set.metadata.deletion_timestamp.is_some()) {
+        // It is not the newest form that this is about.
+        let observed_generation = before.observed_generation;
+        next = BuildPoolStatus { observed_generation, ..status::compute(observed, Ok(set), now) };
+        match status::write(client, &observed.pool, &next).await {
+            Err(status::StatusError::Call(error)) if error.is_not_found() => return Ok(Visit::gone()),
+            written => written?,
+        }
+    }
+    let members = roster::roster(observed, set, next.upgrade.as_ref());
+    Ok(Visit {
+        progress: Progress::NotYet(WAIT.first),
+        news: events::news(&before, &next),
+        figures: Some(PoolFigures { members: roster::by_phase(&members), upgrade_held: false }),
     })
 }
 
@@ -410,7 +432,11 @@ fn progress(
     let asked = step.and_then(|step| step.look_again);
     let upgrading = conditions::find(&next.conditions, conditions::UPGRADING).filter(|it| it.status == "True");
     let Some(waits) = upgrading.or_else(|| Some(ready).filter(|ready| ready.status != "True")) else {
-        return asked.map_or(Progress::Ready, Progress::NotYet);
+        // StorageClasses are not watched.
+        let cache = conditions::find(&next.conditions, conditions::CACHE_HEALTHY);
+        let class =
+            cache.filter(|cache| cache.reason == reasons::cache::VOLUME_EXPANSION_UNSUPPORTED).map(|_| CLASS_LOOK);
+        return asked.into_iter().chain(class).min().map_or(Progress::Ready, Progress::NotYet);
     };
     // The longer it has waited, the rarer.
     let waited = Duration::try_from(now.duration_since(waits.last_transition_time.0)).unwrap_or_default();

@@ -14,7 +14,7 @@ use kube::api::{Api, PostParams};
 use serde_json::{Map, Value};
 use tracing::warn;
 
-use super::apply::FIELD_MANAGER;
+use super::apply::{Before, FIELD_MANAGER};
 use super::problem::Problem;
 use super::validate::ValidPool;
 use crate::kube_ext::call::{CallError, call};
@@ -41,13 +41,16 @@ impl PreflightError {
     }
 }
 
-/// Whether there is a reason to ask.
+/// Whether there is a reason to ask. Not while the StatefulSet is made anew: its members run without one meanwhile.
 ///
 /// # Errors
 /// When a StatefulSet does not become JSON.
-pub fn is_due(desired: &StatefulSet, live: Option<&StatefulSet>, ready: bool) -> Result<bool, PreflightError> {
-    let Some(live) = live.filter(|_| ready) else { return Ok(true) };
-    Ok(!ensure::is_as_desired(desired, live)?)
+pub fn is_due(desired: &StatefulSet, live: Option<&StatefulSet>, before: Before) -> Result<bool, PreflightError> {
+    match live {
+        None => Ok(!before.members),
+        Some(_) if !before.ready => Ok(true),
+        Some(live) => Ok(!ensure::is_as_desired(desired, live)?),
+    }
 }
 
 /// Asks. `None`: members can be made.
@@ -68,6 +71,11 @@ pub async fn check(client: &Client, pool: &ValidPool, set: &StatefulSet) -> Resu
                 Ok(None)
             }
             Some(message) if !is_ours(message) => Ok(Some(Problem::PodRefused { message: message.to_owned() })),
+            // Then the StatefulSet's events tell what becomes of the pods.
+            None if error.status().is_some_and(|status| status.message.contains("failed calling webhook")) => {
+                warn!("whether the namespace takes the members' pods cannot be asked: {error}");
+                Ok(None)
+            }
             _ => Err(error.into()),
         },
     }

@@ -33,7 +33,8 @@ pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
 pub const MEMBER_CRASHING: &str = "MemberCrashing";
 
 /// Those that a pool has when all of its objects are there.
-pub const OF_MEMBERS: &[&str] = &[READY, MEMBERS_NOT_READY, UNSCHEDULABLE, IMAGE_PULL_FAILED, MEMBER_CRASHING];
+pub const OF_MEMBERS: &[&str] =
+    &[READY, MEMBERS_NOT_READY, UNSCHEDULABLE, IMAGE_PULL_FAILED, MEMBER_CRASHING, BUILDKIT_TOO_OLD];
 
 /// A member's BuildKit is older than the oldest that is supported.
 pub const BUILDKIT_TOO_OLD: &str = "BuildKitTooOld";
@@ -128,6 +129,8 @@ pub const STALLED: &[&str] = &[
     API_SERVER_UNKNOWN,
     OBJECT_REFUSED,
     POD_REFUSED,
+    POD_MUTATED,
+    USER_NAMESPACES_UNSUPPORTED,
     BUILDKIT_TOO_OLD,
 ];
 
@@ -141,6 +144,8 @@ pub const ALL: &[&str] = &[
     CERTIFICATE_AUTHORITY_NOT_FOUND,
     CERTIFICATE_AUTHORITY_INVALID,
     RESOURCES_INVALID,
+    EGRESS_INVALID,
+    API_SERVER_UNKNOWN,
     OBJECT_REFUSED,
     POD_REFUSED,
     POD_MUTATED,
@@ -155,7 +160,7 @@ mod tests {
     #[test]
     fn every_reason_is_explained() {
         let catalogue = include_str!("../../../docs/errors.md");
-        let others = [super::upgrading::ALL, super::credentials::ALL, super::buildkit::ALL];
+        let others = [super::upgrading::ALL, super::credentials::ALL, super::buildkit::ALL, super::cache::ALL];
         for reason in others.into_iter().flatten().chain(super::ALL) {
             assert!(catalogue.contains(&format!("| `{reason}` |")), "docs/errors.md does not explain {reason}");
         }

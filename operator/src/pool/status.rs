@@ -55,6 +55,7 @@ pub fn compute(observed: &Observed, objects: Result<&StatefulSet, &[Problem]>, n
     let in_vain = members.iter().filter(|member| member.is_ready_in_vain()).count();
     found.ready -= i32::try_from(in_vain).unwrap_or(0).min(found.ready);
     found.problems.extend(buildkit::too_old(&members));
+    found.problems.extend(observed.refused_volume.clone());
     next.members = roster::entries(&next.members, &members);
 
     let in_the_way = objects.err().unwrap_or(&found.problems);

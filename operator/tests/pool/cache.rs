@@ -150,6 +150,47 @@ async fn a_set_on_its_way_out_is_waited_for() {
     });
     assert!(matches!(pass(&server).await, Progress::NotYet(_)));
     assert!(said(&writes(&server)).iter().all(|write| !write.ends_with("statefulsets")));
+
+    // Its members run, and need no leave to come.
+    server.remove(STATEFUL_SET);
+    server.change(&core("pods", "fast-0"), |pod| pod["metadata"]["ownerReferences"] = json!([]));
+    server.received();
+    pass(&server).await;
+    assert!(said(&writes(&server)).iter().all(|write| write != "create pods"));
+    assert_eq!(ready(&server).0, "True");
+}
+
+#[tokio::test]
+async fn a_pool_that_is_deleted_while_its_set_is_made_anew_stops_the_members_one_by_one() {
+    let server = running().await;
+    server.remove(STATEFUL_SET);
+    server.change(&core("pods", "fast-0"), |pod| pod["metadata"]["ownerReferences"] = json!([]));
+    server.change(POOL, |pool| pool["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    assert!(matches!(pass(&server).await, Progress::NotYet(_)));
+    let deleted = writes(&server).into_iter().find(|write| write.verb() == "delete").unwrap();
+    assert_eq!(deleted.permission().2, "pods");
+    assert_eq!(deleted.body["preconditions"]["uid"], "uid-of-fast-0");
+    assert!(server.object(POOL).unwrap()["metadata"]["finalizers"].to_string().contains("buildpools.dev/builds"));
+    server.remove(&core("pods", "fast-0"));
+    assert_eq!(pass(&server).await, Progress::Gone);
+}
+
+#[tokio::test]
+async fn what_a_pool_says_of_its_volumes_counts_when_it_is_deleted_at_once() {
+    for (retain, owners) in [(true, json!([])), (false, ours())] {
+        let server = running().await;
+        let before = if retain { ours() } else { json!([]) };
+        server.put(&core("persistentvolumeclaims", "cache-fast-0"), claim("50Gi", &before));
+        spec(&server, |spec| spec["cache"]["retain"] = json!(retain));
+        server.change(POOL, |pool| pool["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        server.remove(&core("pods", "fast-0"));
+        server.change(STATEFUL_SET, |set| {
+            set["spec"]["replicas"] = json!(0);
+            set["status"] = json!({"observedGeneration": set["metadata"]["generation"]});
+        });
+        assert_eq!(pass(&server).await, Progress::Gone);
+        assert_eq!(volume(&server)["metadata"]["ownerReferences"], owners, "retain: {retain}");
+    }
 }
 
 #[tokio::test]
@@ -164,6 +205,14 @@ async fn a_quota_that_refuses_a_larger_volume_is_said() {
     let (_, reason, message) = ready(&server);
     assert_eq!(reason, "ObjectRefused");
     assert!(message.contains("PersistentVolumeClaim cache-fast-0") && message.contains("exceeded quota"), "{message}");
+
+    // Nothing else waits for it.
+    spec(&server, |spec| spec["pod"] = json!({"priorityClassName": "urgent"}));
+    pass(&server).await;
+    let template = server.object(STATEFUL_SET).unwrap()["spec"]["template"]["spec"].clone();
+    assert_eq!(template["priorityClassName"], "urgent");
+    let upgrading = server.object(POOL).unwrap()["status"]["conditions"].to_string();
+    assert!(!upgrading.contains("Paused"), "{upgrading}");
 }
 
 #[tokio::test]

@@ -161,7 +161,10 @@ pub fn pod(name: &str, set_uid: &str, status: &Value) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": name, "namespace": "team-a", "uid": format!("uid-of-{name}"),
-            "labels": {"buildpools.dev/pool": "fast", "controller-revision-hash": "fast-new"},
+            "labels": {
+                "buildpools.dev/pool": "fast", "app.kubernetes.io/component": "build-member",
+                "controller-revision-hash": "fast-new",
+            },
             "ownerReferences": [
                 {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "fast", "uid": set_uid, "controller": true},
             ],

@@ -78,6 +78,11 @@ async fn what_says_nothing_about_the_pod_does_not_stop_the_pool() {
         assert_eq!(ready(&server).1, "MembersNotReady", "{words}");
     }
     let server = cluster(&minimal());
+    let silent = Fault::Status(500, "InternalError", "failed calling webhook \"a.example.com\": connection refused");
+    server.fail(silent, |request| request.is_write() && request.path.ends_with("/pods"));
+    pass(&server).await;
+    assert_eq!(ready(&server).1, "MembersNotReady", "a webhook that does not answer");
+    let server = cluster(&minimal());
     refuse(&server, "pods is forbidden: User \"x\" cannot create resource \"pods\" in API group \"\"");
     let error = reconcile(&server.client(), &settings(), "team-a", "fast", now()).await.unwrap_err();
     assert_eq!(error.category(), "Refused", "the operator's own rights are no fault of the pool's");

@@ -135,15 +135,33 @@ fn what_was_left_by_an_interrupted_reset_is_removed_before_the_daemon_starts() {
 
 #[test]
 fn a_stop_reaches_the_daemon_and_its_code_is_told() {
+    stopped(&Volume::new(), "");
+}
+
+#[test]
+fn a_stop_reaches_the_daemon_after_the_cache_was_emptied_too() {
     let volume = Volume::new();
-    let program = "trap 'echo stopping >&2; exit 3' TERM; echo ready >&2; while :; do sleep 0.1; done";
+    for _ in 0..2 {
+        volume.run(DAMAGED, 1);
+    }
+    let healed = volume.path(".buildpools-healed");
+    let damaged = format!("if [ ! -e {} ]; then echo '{DAMAGED}' >&2; exit 1; fi; ", healed.display());
+    stopped(&volume, &damaged);
+    assert!(healed.exists() && !volume.has_cache());
+}
+
+/// Runs a daemon that does this first, and stops it once it is ready.
+fn stopped(volume: &Volume, first: &str) {
+    let program = format!("{first}trap 'echo stopping >&2; exit 3' TERM; echo ready >&2; while :; do sleep 0.1; done");
     let mut entry = Command::new("sh");
-    entry.arg(SCRIPT).arg(volume.0.path()).args(["sh", "-c", program]).stderr(Stdio::piped());
+    entry.arg(SCRIPT).arg(volume.0.path()).args(["sh", "-c", &program]).stderr(Stdio::piped());
     let mut entry = entry.spawn().unwrap();
     let mut said = std::io::BufReader::new(entry.stderr.take().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
-    assert_eq!(line, "ready\n");
+    while line != "ready\n" {
+        line.clear();
+        assert_ne!(std::io::BufRead::read_line(&mut said, &mut line).unwrap(), 0, "it has ended");
+    }
     let pid = entry.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     line.clear();

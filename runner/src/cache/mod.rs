@@ -29,6 +29,9 @@ const ASK_EVERY: Duration = Duration::from_mins(1);
 /// How long the daemon may take to count its records: a large cache that it has not measured takes a while.
 const COUNT_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long the daemon may take to empty it. No build runs meanwhile.
+const EMPTY_WITHIN: Duration = Duration::from_mins(10);
+
 /// What is asked of a daemon: a trait, so that the tests need none.
 pub trait Store: Send + Sync + 'static {
     /// See [`Daemon::disk_usage`].
@@ -213,8 +216,8 @@ impl<S: Store> Keeper<S> {
                 self.note(&value);
                 self.settled(value, None);
             }
-            Step::Empty => match self.store.empty().await {
-                Ok(removed) => {
+            Step::Empty => match tokio::time::timeout(EMPTY_WITHIN, self.store.empty()).await {
+                Ok(Ok(removed)) => {
                     tracing::info!(reset = value, records = removed.records, bytes = removed.bytes, "cache emptied");
                     self.note(&value);
                     self.settled(value, Some(now()));
@@ -222,7 +225,16 @@ impl<S: Store> Keeper<S> {
                         self.note_usage(usage);
                     }
                 }
-                Err(error) => tracing::warn!(reset = value, "the cache is not emptied yet: {error}"),
+                failed => {
+                    let why =
+                        failed.err().map_or_else(String::new, |_| format!(" within {} s", EMPTY_WITHIN.as_secs()));
+                    tracing::warn!(
+                        reset = value,
+                        "the cache is not emptied{why}; builds go on until it is tried again"
+                    );
+                    // It is waited for anew: a cache that cannot be emptied must not stop the pool.
+                    self.release();
+                }
             },
         }
     }

@@ -9,6 +9,11 @@
 # times within half an hour with the words of a damaged database. A full disk, a wrong configuration or a missing
 # right ends it with other words. A RUN step that forges them harms the cache that it can write to anyway.
 set -u
+# A stop that comes before the daemon runs, or while the cache is emptied, must not be lost; and what a shell ignores, the
+# one that follows it could never notice.
+stopped=0
+daemon=
+trap 'stopped=1; [ -z "$daemon" ] || kill -TERM "$daemon" 2>/dev/null' TERM INT
 volume=$1
 shift
 root=$volume/root
@@ -41,6 +46,7 @@ if [ "$(id -u)" = 0 ]; then
   chmod g+rwx "$volume"
 fi
 
+[ "$stopped" = 0 ] || exit 0
 # The daemon's words go to the container's log, and the last of them into a file.
 words=$(mktemp -d)
 mkfifo "$words/all" "$words/copy"
@@ -50,14 +56,13 @@ tail -c 65536 <"$words/copy" >"$words/last" &
 tail=$!
 "$@" 2>"$words/all" &
 daemon=$!
-trap 'kill -TERM "$daemon" 2>/dev/null' TERM INT
+[ "$stopped" = 0 ] || kill -TERM "$daemon" 2>/dev/null
 # A trapped signal ends wait, not the daemon.
 while :; do
   wait "$daemon"
   code=$?
   kill -0 "$daemon" 2>/dev/null || break
 done
-trap '' TERM INT
 # A process that has outlived the daemon may hold its end of the pipe.
 (sleep 5 && kill "$tee" "$tail") 2>/dev/null &
 wait "$tee" "$tail"
@@ -98,4 +103,6 @@ rm -rf -- "$ends" "$volume/.buildpools-healed"
 mv -- "$root" "$root.damaged" || exit "$code"
 remove "$1"
 echo "$now" >"$volume/.buildpools-healed"
+[ "$stopped" = 0 ] || exit "$code"
+trap - TERM INT
 exec /bin/sh "$0" "$volume" "$@"

@@ -37,8 +37,10 @@ pub struct Unexpandable {
 /// What is to be done about the claims.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// Claims by name, and their patches.
-    pub patches: Vec<(String, Value)>,
+    /// Claims by name, and patches of whom they go with.
+    pub owners: Vec<(String, Value)>,
+    /// Claims by name, and patches of their sizes. Apart from the others: a quota may refuse them.
+    pub sizes: Vec<(String, Value)>,
     /// Claims that are smaller than the pool wants and stay so.
     pub unexpandable: Vec<Unexpandable>,
     /// Bytes of the smallest of those: what daemons reckon with, because they all read one configuration.
@@ -83,9 +85,11 @@ pub fn plan(pool: &BuildPool, claims: &[PersistentVolumeClaim], classes: &BTreeM
         return plan;
     };
     for claim in claims.iter().filter(|claim| claim.metadata.deletion_timestamp.is_none()) {
-        let mut patch = json!({});
         if let Some(owners) = owners(claim, &owner, pool.spec.cache.retain) {
-            patch["metadata"]["ownerReferences"] = json!(owners);
+            // The list is replaced as a whole, so nobody else may have changed it.
+            let (uid, version) = (claim.uid(), claim.resource_version());
+            let patch = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
+            plan.owners.push((claim.name_any(), patch));
         }
         if is_smaller(claim, wanted) {
             let expandable = class(claim)
@@ -99,13 +103,9 @@ pub fn plan(pool: &BuildPool, claims: &[PersistentVolumeClaim], classes: &BTreeM
                 let class = class(claim).map(str::to_owned);
                 plan.unexpandable.push(Unexpandable { claim: claim.name_any(), size, class });
             } else if bound {
-                patch["spec"]["resources"]["requests"]["storage"] = json!(pool.spec.cache.size);
+                let spec = json!({"resources": {"requests": {"storage": pool.spec.cache.size}}});
+                plan.sizes.push((claim.name_any(), json!({"metadata": {"uid": claim.uid()}, "spec": spec})));
             }
-        }
-        if patch != json!({}) {
-            patch["metadata"]["uid"] = json!(claim.uid());
-            patch["metadata"]["resourceVersion"] = json!(claim.resource_version());
-            plan.patches.push((claim.name_any(), patch));
         }
     }
     plan
@@ -128,24 +128,24 @@ fn owners(claim: &PersistentVolumeClaim, pool: &OwnerReference, retain: bool) ->
     Some(now.into_iter().chain([pool.clone()]).collect())
 }
 
-/// Carries the plan out.
+/// Carries a part of the plan out.
 ///
 /// # Errors
-/// With the first claim that cannot be patched.
-pub async fn apply(client: &Client, namespace: &str, plan: &Plan) -> Result<(), EnsureError> {
+/// With the first claim that cannot be patched; the others are, nonetheless.
+pub async fn apply(client: &Client, namespace: &str, patches: &[(String, Value)]) -> Result<(), EnsureError> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    for (name, patch) in &plan.patches {
-        let patched = call(api.patch(name, &params, &Patch::Merge(patch))).await;
-        patched.map_err(|source| EnsureError::Call {
-            verb: "change",
-            kind: PersistentVolumeClaim::kind(&()).into_owned(),
-            name: name.clone(),
-            source,
-        })?;
-        info!(kind = "PersistentVolumeClaim", name, %patch, "changed");
+    let mut result = Ok(());
+    for (name, patch) in patches {
+        match call(api.patch(name, &params, &Patch::Merge(patch))).await {
+            Ok(_) => info!(kind = "PersistentVolumeClaim", name, %patch, "changed"),
+            Err(source) => {
+                let (verb, kind) = ("change", PersistentVolumeClaim::kind(&()).into_owned());
+                result = result.and(Err(EnsureError::Call { verb, kind, name: name.clone(), source }));
+            }
+        }
     }
-    Ok(())
+    result
 }
 
 #[cfg(test)]
@@ -183,7 +183,7 @@ mod tests {
 
     fn owners_after(pool: &BuildPool, claim: PersistentVolumeClaim) -> Option<Vec<String>> {
         let plan = plan(pool, &[claim], &BTreeMap::new());
-        let (_, patch) = plan.patches.first()?;
+        let (_, patch) = plan.owners.first()?;
         let owners = patch["metadata"]["ownerReferences"].as_array()?;
         Some(owners.iter().map(|owner| owner["uid"].as_str().unwrap().to_owned()).collect())
     }
@@ -214,10 +214,10 @@ mod tests {
         assert_eq!(classes_to_ask(&pool(false), std::slice::from_ref(&small)), ["disk"]);
         let grown = plan(&pool(false), std::slice::from_ref(&small), &classes(true));
         let expected = json!({
-            "metadata": {"uid": "claim", "resourceVersion": "7"},
+            "metadata": {"uid": "claim"},
             "spec": {"resources": {"requests": {"storage": "20Gi"}}},
         });
-        assert_eq!((grown.patches, grown.smallest), (vec![("cache-main-0".to_owned(), expected)], None));
+        assert_eq!((grown.sizes, grown.smallest), (vec![("cache-main-0".to_owned(), expected)], None));
 
         let mut waiting = small.clone();
         waiting.status = None;
@@ -227,10 +227,7 @@ mod tests {
             let stuck = plan(&pool(false), std::slice::from_ref(&small), &classes);
             let size = "10Gi".to_owned();
             let unexpandable = Unexpandable { claim: "cache-main-0".into(), size, class: Some("disk".into()) };
-            assert_eq!(
-                (stuck.patches, stuck.unexpandable, stuck.smallest),
-                (vec![], vec![unexpandable], Some(10 << 30))
-            );
+            assert_eq!((stuck.sizes, stuck.unexpandable, stuck.smallest), (vec![], vec![unexpandable], Some(10 << 30)));
         }
     }
 
