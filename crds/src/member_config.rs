@@ -14,7 +14,7 @@ pub const BUILDKITD_KEY: &str = "buildkitd.toml";
 /// Key of the ConfigMap that holds the daemon's entry point.
 pub const START_KEY: &str = "start.sh";
 
-/// Key of the ConfigMap that holds what the daemon of profile Rootless starts as runc.
+/// Key of the ConfigMap that holds what the daemon starts as runc.
 pub const RUNC_KEY: &str = "runc";
 
 /// File in the root of a cache volume with the value of `spec.cache.reset` that the volume was emptied for. The

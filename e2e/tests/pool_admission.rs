@@ -300,7 +300,7 @@ async fn pool_isolation_a_planted_stateful_set_gets_no_more_than_a_member_needs(
             create::<Pod>(&controller, namespace, pod, true).await
         };
         let mut needed = of_container(json!({
-            "capabilities": {"add": ["SYS_ADMIN", "NET_ADMIN", "NET_RAW"]}, "procMount": "Unmasked",
+            "capabilities": {"add": ["SYS_ADMIN", "NET_ADMIN"]}, "procMount": "Unmasked",
             "seccompProfile": {"type": "Unconfined"}, "appArmorProfile": {"type": "Unconfined"},
         }));
         needed["hostUsers"] = json!(false);

@@ -471,7 +471,9 @@ async fn the_operator_changes_only_claims_of_pools() {
         let owner = json!([{"apiVersion": "buildpools.dev/v1alpha1", "kind": "BuildPool", "name": "main", "uid": "u"}]);
         let by = PatchParams::default();
         let allowed = Patch::Merge(json!({"metadata": {"ownerReferences": owner}}));
-        as_operator.patch("ours", &by, &allowed).await?;
+        // As a dry run: the garbage collector would take what belongs to a pool that is not there.
+        let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+        as_operator.patch("ours", &dry_run, &allowed).await?;
         for (claim, patch, why) in [
             (
                 "foreign",

@@ -156,7 +156,7 @@ const USER_NAMESPACE_DEVIATIONS: &str = concat!(
     r#"forbidden AppArmor profile (container "buildkitd" must not set AppArmor profile type to "Unconfined"), "#,
     r#"allowPrivilegeEscalation != false (container "buildkitd" must set securityContext.allowPrivilegeEscalation=false), "#,
     r#"unrestricted capabilities (container "buildkitd" must not include "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "#,
-    r#""FSETID", "KILL", "MKNOD", "NET_ADMIN", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_ADMIN", "SYS_CHROOT" "#,
+    r#""FSETID", "KILL", "MKNOD", "NET_ADMIN", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_ADMIN", "SYS_CHROOT" "#,
     r#"in securityContext.capabilities.add), "#,
     r#"procMount (container "buildkitd" must not set securityContext.procMount to "Unmasked"), "#,
     r#"seccompProfile (container "buildkitd" must not set securityContext.seccompProfile.type to "Unconfined")"#,

@@ -23,7 +23,7 @@ const HISTORY_AGE: &str = "48h";
 
 /// The daemon's entry point.
 const START: &str = include_str!("start.sh");
-/// What the daemon starts as runc where steps have no process sandbox.
+/// What the daemon starts as runc.
 const RUNC: &str = include_str!("runc.sh");
 
 /// The two files that depend on the pool.
@@ -39,10 +39,7 @@ impl Configuration {
 
     /// Hash of all that a member reads only when it starts; buildkitd keeps the authorities that it has read.
     pub(super) fn hash(&self, pool: &ValidPool) -> String {
-        let mut bytes = format!("{}\0{}\0{START}", self.buildkitd, self.runner);
-        if pool.profile == PoolProfile::Rootless {
-            bytes.push_str(RUNC);
-        }
+        let mut bytes = format!("{}\0{}\0{START}\0{RUNC}", self.buildkitd, self.runner);
         for registry in &pool.registries {
             bytes.push('\0');
             bytes.push_str(&registry.authority);
@@ -52,15 +49,16 @@ impl Configuration {
 }
 
 pub(super) fn config_map(pool: &ValidPool, files: Configuration) -> ConfigMap {
-    let mut data = BTreeMap::from([
-        (BUILDKITD_KEY.to_owned(), files.buildkitd),
-        (RUNNER_KEY.to_owned(), files.runner),
-        (START_KEY.to_owned(), START.to_owned()),
-    ]);
-    if pool.profile == PoolProfile::Rootless {
-        data.insert(RUNC_KEY.to_owned(), RUNC.to_owned());
+    ConfigMap {
+        metadata: metadata(pool, names::config_map(&pool.name)),
+        data: Some(BTreeMap::from([
+            (BUILDKITD_KEY.to_owned(), files.buildkitd),
+            (RUNNER_KEY.to_owned(), files.runner),
+            (START_KEY.to_owned(), START.to_owned()),
+            (RUNC_KEY.to_owned(), RUNC.to_owned()),
+        ])),
+        ..ConfigMap::default()
     }
-    ConfigMap { metadata: metadata(pool, names::config_map(&pool.name)), data: Some(data), ..ConfigMap::default() }
 }
 
 fn member(pool: &ValidPool) -> MemberConfig {
@@ -105,8 +103,7 @@ struct OciWorker {
     #[serde(rename = "noProcessSandbox")]
     no_process_sandbox: bool,
     /// In the place of runc.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    binary: Option<&'static str>,
+    binary: &'static str,
     gc: bool,
     gcpolicy: Vec<GcPolicy>,
 }
@@ -198,8 +195,7 @@ fn buildkitd(pool: &ValidPool) -> Buildkitd {
                 rootless: true,
                 // A sandbox needs a /proc of its own, which a container may mount only if nothing of its own is masked.
                 no_process_sandbox: pool.profile == PoolProfile::Rootless,
-                // Without one, nobody else ends all that a step has started.
-                binary: (pool.profile == PoolProfile::Rootless).then_some(paths::RUNC),
+                binary: paths::RUNC,
                 gc: true,
                 gcpolicy: gc_policy(&pool.cache.limits),
             },

@@ -15,7 +15,7 @@ pub const SOCKET: &str = "/run/buildpools/buildkitd.sock";
 pub const DAEMON_CONFIG: &str = "/etc/buildkit";
 /// The daemon's entry point.
 pub const START: &str = "/etc/buildkit/start.sh";
-/// What the daemon of profile Rootless starts as runc.
+/// What the daemon starts as runc.
 pub const RUNC: &str = "/etc/buildkit/runc";
 /// Where the runner sees the cache volume.
 pub const RUNNER_CACHE: &str = "/var/cache/buildkit";

@@ -1,11 +1,15 @@
 #!/bin/sh
-# What buildkitd starts as runc where steps have no process sandbox (profile Rootless).
+# What buildkitd starts as runc.
 #
-# There runc can kill the first process of a step only: the step shares its PID namespace with the daemon, and an
-# unprivileged runc has no cgroup that would tell which other processes are the step's. They would go on after the step
-# has ended or was cancelled, hold its output open and with it the step, the slot and at last the daemon's stop
-# (moby/buildkit#2417, #2855, #5763). But runc is their subreaper: whatever a step starts stays below `runc run`. So
-# when the step's first process is gone, all that is left below runc is killed.
+# 1. Steps get no NET_RAW. BuildKit gives it to all of them; with the profile UserNamespace it would count in the pod's
+#    network, for packets that name another sender.
+#
+# 2. What a step has started ends with the step. Without a process sandbox (profile Rootless) runc can kill the first
+#    process of a step only: the step shares its PID namespace with the daemon, and an unprivileged runc has no cgroup
+#    that would tell which other processes are the step's. They would go on after the step has ended or was cancelled,
+#    hold its output open and with it the step, the slot and at last the daemon's stop (moby/buildkit#2417, #2855,
+#    #5763). But runc is their subreaper: whatever a step starts stays below `runc run`. So when the step's first process
+#    is gone, all that is left below runc is killed.
 set -u
 runc=$(command -v buildkit-runc || command -v runc)
 
@@ -75,6 +79,11 @@ for argument; do
 done
 case " $* " in
   *' run --bundle '*)
+    sed -i -e 's/"CAP_NET_RAW",//g' -e 's/,"CAP_NET_RAW"//g' "$bundle/config.json" || exit 1
+    # The kernel ends what is in a PID namespace with its first process.
+    if grep -q '"type":"pid"' "$bundle/config.json"; then
+      exec "$runc" "$@"
+    fi
     echo $$ >"$bundle/runc.pid"
     # Not a child of runc: it must not be taken for the step's. Without the step's output, which would not end before it;
     # by `exec`, because a redirection of a function keeps copies.

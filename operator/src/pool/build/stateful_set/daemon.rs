@@ -12,8 +12,9 @@ use super::super::paths;
 use super::{USER, volumes};
 
 /// Capabilities in the pod's own user namespace. SYS_ADMIN is for the mounts of RUN steps, NET_ADMIN for those with
-/// `--network=none`; the others are those that BuildKit gives to every RUN step, which fails if one cannot be given.
-const USER_NAMESPACE_CAPABILITIES: [&str; 16] = [
+/// `--network=none`; the others are those of every RUN step, which fails if one cannot be given (`runc.sh` takes NET_RAW
+/// from what BuildKit would give).
+const USER_NAMESPACE_CAPABILITIES: [&str; 15] = [
     "SYS_ADMIN",
     "NET_ADMIN",
     "AUDIT_WRITE",
@@ -24,7 +25,6 @@ const USER_NAMESPACE_CAPABILITIES: [&str; 16] = [
     "KILL",
     "MKNOD",
     "NET_BIND_SERVICE",
-    "NET_RAW",
     "SETFCAP",
     "SETGID",
     "SETPCAP",

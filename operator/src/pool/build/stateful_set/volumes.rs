@@ -37,7 +37,7 @@ fn login_mode(profile: PoolProfile) -> i32 {
 pub(super) fn all(pool: &ValidPool) -> Vec<Volume> {
     let mut volumes = vec![
         empty(SOCKET),
-        config_files(DAEMON_CONFIG, &names::config_map(&pool.name), daemon_files(pool.profile)),
+        config_files(DAEMON_CONFIG, &names::config_map(&pool.name), daemon_files()),
         config(RUNNER_CONFIG, &names::config_map(&pool.name), RUNNER_KEY, RUNNER_KEY),
         token(),
         empty(TMP),
@@ -109,12 +109,9 @@ fn item(key: &str, path: &str) -> KeyToPath {
     KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None }
 }
 
-fn daemon_files(profile: PoolProfile) -> Vec<KeyToPath> {
-    let mut files = vec![item(BUILDKITD_KEY, BUILDKITD_KEY), item(START_KEY, START_KEY)];
-    if profile == PoolProfile::Rootless {
-        files.push(KeyToPath { mode: Some(0o555), ..item(RUNC_KEY, RUNC_KEY) });
-    }
-    files
+fn daemon_files() -> Vec<KeyToPath> {
+    let program = KeyToPath { mode: Some(0o555), ..item(RUNC_KEY, RUNC_KEY) };
+    vec![item(BUILDKITD_KEY, BUILDKITD_KEY), item(START_KEY, START_KEY), program]
 }
 
 /// Whole directories, no `subPath`: only so do changes reach a running container.
