@@ -78,12 +78,13 @@ async fn pool(tenant: &Tenant, profile: PoolProfile, canary: &str, builds: i32) 
     pool.create_ready().await.map(drop)
 }
 
-/// A build that runs until it is cancelled. It has a canary in its environment, its files, its memory, a cache mount, the
-/// kernel's keys and what it sends over the pod's network, where it listens on a port and an abstract socket.
+/// A build that runs until it is cancelled. It has a canary in its environment, its files, its memory, a cache mount and
+/// what it sends over the pod's network, where it listens on a port and an abstract socket; and tries to make a key of it.
 async fn victim(tenant: &Tenant, name: &str, canary: &str) -> anyhow::Result<()> {
     let dockerfile = format!(
         "FROM {ATTACKER}\nARG PASSPHRASE\nRUN --mount=type=cache,id=hostile-shared,target=/shared <<'VICTIM'\nset -e\n\
-         echo $PASSPHRASE >/canary\ncp /canary /shared/$PASSPHRASE\nmkdir /srv\ncp /canary /srv/$PASSPHRASE\nhttpd -p 7777 -h /srv\n\
+         echo $PASSPHRASE >/canary\nmkdir /srv\ncp /canary /shared/$PASSPHRASE\ncp /canary /srv/$PASSPHRASE\n\
+         httpd -p 7777 -h /srv\n\
          attack listen @neighbour &\nattack key $PASSPHRASE || true\n\
          while sleep 1; do wget -q -O /dev/null http://127.0.0.1:7777/$PASSPHRASE; done 2>/dev/null &\n\
          echo victim-is-up\nexec tail -f /canary\nVICTIM\n"
