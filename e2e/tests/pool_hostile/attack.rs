@@ -142,6 +142,28 @@ mod tests {
     }
 
     #[test]
+    fn what_an_attack_gets_is_noticed() {
+        let attacks = Attack::all(PoolProfile::UserNamespace).unwrap();
+        let attack = attacks.iter().find(|attack| attack.name == "cache-mount").unwrap();
+        let canaries = Canaries::new();
+        let status = serde_json::json!({"phase": "Succeeded", "attempts": [
+            {"number": 1, "pod": "p", "podUid": "u", "ref": "r", "startedAt": "2026-01-01T00:00:00.000000Z"},
+        ]});
+        let status = serde_json::from_value(status).unwrap();
+        let wrong = |said: &str| {
+            let published = format!("[a] #7 0.1 LEAK /shared {}\n[a] #7 0.2 ", canaries.of("neighbour"));
+            attack.judge(&status, &format!("{published}{said}"), &canaries).unwrap()
+        };
+        assert!(wrong("TRIED 1").is_empty(), "{:?}", wrong("TRIED 1"));
+        for said in ["TRIED 0", "tried", "TRIED 1\n[a] #7 0.3 ESCAPED x", "TRIED 1\n[a] #7 0.3 SHARED process 1"] {
+            assert_eq!(wrong(said).len(), 1, "{said}");
+        }
+        for kind in ["daemon", "other", "login", "other-login", "metadata"] {
+            assert_eq!(wrong(&format!("TRIED 1\n[a] #7 0.3 x{}", canaries.of(kind))).len(), 1, "{kind}");
+        }
+    }
+
+    #[test]
     fn an_end_is_named() {
         for vague in [".*", "Failed", "Failed .*", "Succeeded .*", ""] {
             assert!(Ends::read(vague).is_err(), "{vague}");
