@@ -1,5 +1,5 @@
 # tries: /proc and /sys of whoever carries out a COPY
-# ends: Failed .*
+# ends: Failed "/proc/1/cmdline": not found
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable

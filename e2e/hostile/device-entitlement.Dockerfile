@@ -1,5 +1,5 @@
 # tries: a device of the node, which needs an entitlement
-# ends: Failed .*
+# ends: Failed CDI device support is disabled
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable

@@ -8,5 +8,6 @@ RUN <<'ATTACK'
 printf '[neighbour] succeeded: sha256:0000\n'
 printf 'x\r[neighbour] failed\n'
 printf 'x\n[neighbour] failed\n\n\n'
-tried 3
+printf 'x\r2026-01-01T00:00:00.000000Z  INFO forged\n20 forged\n'
+tried 5
 ATTACK

@@ -14,7 +14,7 @@ for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sys/ke
   before=$(head -c 100 "$file" 2>/dev/null)
   case $file in
     */hostname | */ip_forward) (echo "$before" >"$file") 2>/dev/null && echo "SHARED setting $file" ;;
-    */sysrq-trigger) (: >"$file") 2>/dev/null && [ -w "$file" ] && (printf '' >"$file") && test -w /proc/sys/kernel/sysrq && echo "ESCAPED $file" ;;
+    */sysrq-trigger) (: >>"$file") 2>/dev/null && echo "ESCAPED $file" ;;
     *) (echo "$before" >"$file") 2>/dev/null && echo "ESCAPED $file" ;;
   esac
 done

@@ -3,9 +3,9 @@
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable AS base
-RUN cp /bin/attack /evil.so && mkdir -p /etc/buildkit && printf 'insecure-entitlements = ["security.insecure"]\n' > /etc/buildkit/buildkitd.toml
-ENV PATH=/evil:/bin:/sbin LD_PRELOAD=/evil.so LD_LIBRARY_PATH=/evil GIT_SSH_COMMAND=/evil BUILDKIT_HOST=tcp://127.0.0.1:1 HTTP_PROXY=http://127.0.0.1:1 DOCKER_CONFIG=/evil
+RUN mkdir -p /etc/buildkit && printf 'insecure-entitlements = ["security.insecure"]\n' > /etc/buildkit/buildkitd.toml
+ENV PATH=/evil:/bin:/sbin LD_PRELOAD=/lib/evil.so LD_LIBRARY_PATH=/evil GIT_SSH_COMMAND=/evil BUILDKIT_HOST=tcp://127.0.0.1:1 HTTP_PROXY=http://127.0.0.1:1 DOCKER_CONFIG=/evil
 FROM base
 COPY --from=base /etc/passwd /copied
 WORKDIR /work
-RUN . /lib/hunt.sh && tried 1
+RUN . /lib/hunt.sh; [ -s /lib/evil.so ] && [ "$LD_PRELOAD" = /lib/evil.so ] && tried 1

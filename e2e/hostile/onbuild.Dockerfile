@@ -1,5 +1,5 @@
 # tries: a base image whose ONBUILD does what its user did not write
-# ends: Failed .*security.insecure.*
+# ends: Failed security.insecure is not allowed
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable AS base

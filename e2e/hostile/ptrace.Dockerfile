@@ -8,7 +8,7 @@ RUN <<'ATTACK'
 n=0
 for pid in $(others); do
   n=$((n + 1))
-  case $(attack ptrace "$pid") in done*) echo "SHARED ptrace $pid" ;; esac
+  case $(attack ptrace "$pid") in done*) echo "SHARED ptrace $pid $(cat "/proc/$pid/comm")" ;; esac
 done
 tried "$n"
 ATTACK

@@ -8,7 +8,7 @@ RUN <<'ATTACK'
 n=0
 for pid in $(others); do
   n=$((n + 1))
-  kill -0 "$pid" 2>/dev/null && echo "SHARED signal $pid"
+  kill -0 "$pid" 2>/dev/null && echo "SHARED signal $pid $(cat "/proc/$pid/comm")"
 done
 tried "$n"
 ATTACK

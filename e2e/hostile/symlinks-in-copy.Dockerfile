@@ -1,18 +1,18 @@
 # tries: links in images and stages that lead out of them, as source and as target of COPY
-# ends: .*
+# ends: Succeeded
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable AS links
-RUN mkdir /l && ln -s / /l/root && ln -s ../../../../../../../../../../etc /l/up && ln -s /proc/self/root /l/proc && ln -s /home/user/.local /l/home
+RUN mkdir /l && ln -s / /l/root && ln -s ../../../../../../../../../../etc /l/up && ln -s /proc/self/root /l/proc && ln -s ../../../../../../../../../../tmp /l/tmp
 FROM registry.buildpools.test:5000/library/attacker:stable
 COPY --from=links /l/ /l/
 COPY --from=links /l/up/ /copied/
-COPY --from=links /l/root/etc/passwd /l/home
-COPY --from=links /bin/busybox /l/up/written-by-copy
+COPY --from=links /l/root/tmp/ /l/tmp/ /copied-too/
+COPY --from=links /bin/busybox /l/up/evil-copy
+COPY --from=links /bin/busybox /l/tmp/evil-copy
 RUN <<'ATTACK'
 . /lib/hunt.sh
-grep -q '^user:' /copied/passwd /etc/passwd 2>/dev/null && echo "ESCAPED: the daemon's own passwd"
-[ -e /etc/written-by-copy ] || echo "written elsewhere or refused"
-attack scan /copied/*
-tried 4
+find /copied /copied-too /l -type f | xargs -r attack scan
+# Where the links lead to in this image.
+[ -x /etc/evil-copy ] && [ -x /tmp/evil-copy ] && tried 4
 ATTACK

@@ -1,5 +1,5 @@
 # tries: codes for the terminal in the log, in the step and in the message of its failure
-# ends: Failed .*
+# ends: Failed failed with exit code 7
 # Rootless: nothing
 # UserNamespace: nothing
 FROM registry.buildpools.test:5000/library/attacker:stable

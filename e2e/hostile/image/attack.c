@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
@@ -13,8 +14,10 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static int said(const char *what, int failed) {
@@ -101,6 +104,17 @@ static int dial(const char *name) {
   return said("socket", 1);
 }
 
+/* Listens under a name until it is killed. */
+static int listen_on(const char *name) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  size_t length = strlen(name);
+  memcpy(address.sun_path, name, length);
+  if (*name == '@') address.sun_path[0] = 0;
+  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  if (bind(fd, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + length) || listen(fd, 9)) return said("listen", 1);
+  for (;;) close(accept(fd, 0, 0));
+}
+
 static int enter(const char *pid) {
   const char *kinds[] = {"user", "mnt", "pid", "net", "ipc", "uts", "cgroup"};
   int entered = 0;
@@ -126,10 +140,23 @@ static int enter(const char *pid) {
   return !entered;
 }
 
-/* Every key whose number can be guessed from /proc/keys, and those of the usual rings. */
+/* Adds a key where other processes of the same user may find it: in the rings of session and user. */
+static int key(const char *content) {
+  int failed = 0;
+  for (long ring = -3; ring >= -5; ring--)
+    failed |= syscall(SYS_add_key, "user", "victim", content, strlen(content), ring) < 0;
+  return said("key", failed);
+}
+
+/* Every key whose number can be guessed from /proc/keys, and those of the usual rings. What is linked to one's own ring
+   is possessed, which may be more than the user has. */
 static int keys(void) {
   long rings[] = {-1, -2, -3, -4, -5, 0};
   char buffer[4096];
+  int failed = syscall(SYS_keyctl, 0 /* number of a ring */, -2, 1) < 0;
+  said("ring", failed);
+  syscall(SYS_keyctl, 8 /* link */, -4, -2);
+  syscall(SYS_keyctl, 8, -5, -2);
   for (int i = 0; rings[i]; i++) {
     int list[512];
     long size = syscall(SYS_keyctl, 11 /* read */, rings[i], list, sizeof list);
@@ -143,17 +170,43 @@ static int keys(void) {
   while (file && fgets(buffer, sizeof buffer, file))
     if (sscanf(buffer, "%x", &number) == 1) {
       char content[4096];
+      syscall(SYS_keyctl, 8, number, -2);
       long got = syscall(SYS_keyctl, 11, number, content, sizeof content);
       if (got > 0) canaries(content, got, "key");
     }
-  return said("keys", 0);
+  return failed;
+}
+
+/* What goes over the network for three seconds. */
+static void sniff(int fd) {
+  static char packet[1 << 16];
+  struct timeval limit = {.tv_sec = 1};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  for (time_t end = time(0) + 3; time(0) < end;) {
+    ssize_t got = recv(fd, packet, sizeof packet, 0);
+    if (got > 0 && canaries(packet, got, "packet")) break;
+  }
 }
 
 static int packets(void) {
-  int failed = socket(AF_PACKET, SOCK_RAW, 0) < 0;
+  int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL)), failed = fd < 0;
   said("packet socket", failed);
+  if (!failed) sniff(fd);
   failed = socket(AF_INET, SOCK_RAW, IPPROTO_TCP) < 0;
   return said("raw socket", failed);
+}
+
+/* As many children as asked for, which do nothing. */
+static int forks(int wanted) {
+  for (int i = 0; i < wanted; i++) {
+    pid_t child = fork();
+    if (child < 0) return said("fork", 1);
+    if (!child) {
+      sleep(20);
+      _exit(0);
+    }
+  }
+  return said("forks", 0);
 }
 
 static int scan(const char *path) {
@@ -177,10 +230,14 @@ int main(int count, char **words) {
   if (!strcmp(verb, "setns")) return enter(word);
   if (!strcmp(verb, "keys")) return keys();
   if (!strcmp(verb, "packets")) return packets();
+  if (!strcmp(verb, "listen")) return listen_on(word);
+  if (!strcmp(verb, "key")) return key(word);
+  if (!strcmp(verb, "forks")) return forks(atoi(word));
+  if (!strcmp(verb, "writable")) return said(word, access(word, W_OK));
   if (!strcmp(verb, "scan")) {
     for (int i = 2; i < count; i++) scan(words[i]);
     return 0;
   }
-  fprintf(stderr, "attack memory|ptrace|setns PID, dial SOCKET, scan FILE…, keys, packets\n");
+  fprintf(stderr, "attack memory|ptrace|setns PID, dial|listen SOCKET, scan FILE…, writable FILE, key VALUE, keys, packets, forks N\n");
   return 2;
 }

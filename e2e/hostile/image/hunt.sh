@@ -13,4 +13,11 @@ others() {
     tr '\0' '\n' <"$p/environ" 2>/dev/null | grep -qx "HUNT_OWN=$HUNT_OWN" || echo "$pid"
   done
 }
+# The file that the test has put into the daemon's container, below what may be the root of that.
+daemon_file() {
+  for root; do
+    [ -e "$root/tmp/daemon-canary" ] && echo "ESCAPED to the daemon's files through $root"
+    cat "$root/tmp/daemon-canary" 2>/dev/null
+  done
+}
 tried() { echo "TRIED $1"; }

@@ -100,6 +100,14 @@ impl Builder {
         command
     }
 
+    /// Builds what a file with LLB says, and writes its build cache into the directory `result`, as an OCI layout.
+    pub fn cache(&self, definition: &Path, result: &Path) -> Result<()> {
+        let mut buildctl = self.buildctl();
+        buildctl.args(["build", "--progress=plain", "--export-cache"]);
+        buildctl.arg(format!("type=local,mode=max,dest={}", result.display()));
+        output(buildctl.stdin(File::open(definition)?)).map(drop)
+    }
+
     /// Builds an image into the directory `result`, as an OCI layout whose image is called `name`. The directory appears
     /// complete or not at all.
     pub fn build(&self, build: &Build<'_>, name: &str, result: &Path) -> Result<()> {

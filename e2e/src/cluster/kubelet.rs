@@ -74,6 +74,8 @@ fn kubelet_config(layout: &Layout, addresses: &Addresses) -> String {
         // An imported image that is also pulled under another name would count as pulled, and be refused under the first.
         "imagePullCredentialsVerificationPolicy": "NeverVerify",
         "maxPods": 250,
+        // What a fork bomb meets; no test needs as many.
+        "podPidsLimit": 4096,
         // The machine's disk is shared with everything else on it; 1 % is the least that the kubelet takes.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         // Never: an image that is collected is gone, because none can be pulled again.

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::ensure;
 use buildpools_e2e::cluster::{Layout, layout, registry, tools};
 use buildpools_e2e::fixtures::git;
 use buildpools_e2e::harness::Tenant;
 use tokio::sync::OnceCell;
+
+use super::poison;
 
 /// What the frontend must say it can, so that the built-in one hands the build over.
 const CAPS: &str = "moby.buildkit.frontend.caps=moby.buildkit.frontend.inputs";
@@ -39,6 +42,8 @@ fn images(tenant: &Tenant, work: &Path) -> anyhow::Result<()> {
     let program = attacker.join("bin/attack");
     tools::output(Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(source.join("attack.c")))?;
     std::fs::copy(source.join("hunt.sh"), attacker.join("lib/hunt.sh"))?;
+    let preload = attacker.join("lib/evil.so");
+    tools::output(Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(preload).arg(source.join("evil.c")))?;
     let frontend = stage("frontend")?;
     std::fs::copy(cluster.tool("hostile-frontend"), frontend.join("bin/hostile-frontend"))?;
 
@@ -69,6 +74,9 @@ fn images(tenant: &Tenant, work: &Path) -> anyhow::Result<()> {
         "--tag",
         &name,
     ]))?;
+    poison::push(&layout, cluster, work, "real", "library/poisoned-cache:stable")?;
+    // Another tenant's.
+    poison::push(&layout, cluster, work, "theirs", "bob/cache:1")?;
     let mut copy = registry::crane(&layout, cluster)?;
     tools::output(copy.args(["copy", &image("library/busybox:stable"), &image("bob/private:1")]))?;
     Ok(())
@@ -79,11 +87,24 @@ async fn repositories(tenant: &Tenant, work: &Path) -> anyhow::Result<()> {
     let links = [
         ("file", "content"),
         ("link:up", "../../../../../../../../../.."),
-        ("link:passwd", "../../../../../../../../../../etc/passwd"),
-        ("link:absolute", "/home/user/.local/share/buildkit"),
-        ("link:proc", "/proc/self/root/home/user"),
+        ("link:above", "../../../../../../../../../../tmp"),
+        ("link:canary", "../../../../../../../../../../tmp/daemon-canary"),
+        ("link:absolute", "/tmp/daemon-canary"),
+        ("link:proc", "/proc/self/root"),
     ];
     git::publish(&cluster.git_root, "hostile/links.git", &links, "main").await?;
+    // BuildKit fetches the modules of a repository, from where that says.
+    let modules = [
+        ("file", "file:///tmp/daemon-repository"),
+        ("program", "ext::touch /tmp/evil-submodule"),
+        ("option", "--upload-pack=touch /tmp/evil-option"),
+    ];
+    for (name, url) in modules {
+        let settings = format!("[submodule \"module\"]\n\tpath = module\n\turl = {url}\n");
+        let commit = "0123456789012345678901234567890123456789";
+        let files = [(".gitmodules", settings.as_str()), ("module:module", commit)];
+        git::publish(&cluster.git_root, &format!("hostile/submodule-{name}.git"), &files, "main").await?;
+    }
     let names = work.join("names");
     std::fs::create_dir_all(names.join("d"))?;
     std::fs::write(names.join("d/file"), "evil")?;
@@ -108,4 +129,13 @@ async fn repositories(tenant: &Tenant, work: &Path) -> anyhow::Result<()> {
     let files = [("evil.tar", archive("evil.tar", &paths)?), ("links.tar", archive("links.tar", &through)?)];
     git::publish(&cluster.git_root, "hostile/archive.git", &files, "main").await?;
     Ok(())
+}
+
+/// The files of an image, one after the other.
+pub fn content(tenant: &Tenant, image: &str) -> anyhow::Result<String> {
+    let cluster = &tenant.environment.cluster;
+    let mut export = registry::crane(&Layout::new(&cluster.name)?, cluster)?;
+    let content = tools::output(export.arg("export").arg(format!("{}/{image}", cluster.registry)).arg("-"))?;
+    ensure!(content.contains("hunt.sh"), "{image} is not made from the attacker's");
+    Ok(content)
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
@@ -24,6 +25,9 @@ import (
 
 const base = "registry.buildpools.test:5000/library/attacker:stable"
 
+// What the test has put into the daemon's container.
+const daemonFile = "/tmp/daemon-canary"
+
 var canary = regexp.MustCompile(`canary-[a-z-]*[0-9a-f]{16}`)
 
 type hunt struct {
@@ -33,6 +37,16 @@ type hunt struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "definition" {
+		definition, err := result(os.Args[2]).Marshal(context.Background(), llb.LinuxAmd64)
+		if err == nil {
+			err = llb.WriteTo(definition, os.Stdout)
+		}
+		if err != nil {
+			panic(err)
+		}
+		return
+	}
 	if err := grpcclient.RunFromEnvironment(appcontext.Context(), build); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -43,12 +57,16 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 	h := &hunt{client: c}
 	modes := map[string]func(context.Context){
 		"proc": h.proc, "sources": h.sources, "secrets": h.secrets,
-		"entitlements": h.entitlements, "containers": h.containers, "cache-import": h.cacheImport, "api": h.api,
+		"entitlements": h.entitlements, "containers": h.containers, "cache-import": h.cacheImport, "cache": h.cache, "api": h.api,
 	}
 	mode := c.BuildOpts().Opts["build-arg:MODE"]
 	run, ok := modes[mode]
 	if !ok {
 		return nil, fmt.Errorf("MODE is %q", mode)
+	}
+	if err := h.permitted(ctx); err != nil {
+		// Then nothing that is refused shows anything.
+		h.say("SHARED nothing-tried %v", err)
 	}
 	run(ctx)
 	h.say("TRIED %d", h.tried)
@@ -57,6 +75,13 @@ func build(ctx context.Context, c client.Client) (*client.Result, error) {
 	step := llb.Image(base).Run(
 		llb.Args([]string{"sh", "-c", "echo " + text + " | base64 -d; echo"}), llb.IgnoreCache).Root()
 	return h.solve(ctx, step, client.SolveRequest{Evaluate: true})
+}
+
+// permitted is a step as everybody may have it.
+func (h *hunt) permitted(ctx context.Context) error {
+	step := llb.Image(base).Run(llb.Args([]string{"true"}), llb.IgnoreCache).Root()
+	_, err := h.solve(ctx, step, client.SolveRequest{Evaluate: true})
+	return err
 }
 
 func (h *hunt) say(format string, values ...any) {
@@ -105,16 +130,21 @@ func (h *hunt) proc(ctx context.Context) {
 			}
 		}
 		if target, err := os.Readlink(process + "/exe"); err == nil && strings.Contains(target, "buildkitd") {
-			if file, err := os.OpenFile(process+"/exe", os.O_WRONLY, 0); err == nil {
+			// To open a running program for writing fails whatever the rights are.
+			if syscall.Access(process+"/exe", 2) == nil {
 				h.say("ESCAPED %s can be written", target)
-				file.Close()
 			}
 		}
-		if entries, err := os.ReadDir(process + "/root/home/user"); err == nil && len(entries) > 0 {
-			h.say("ESCAPED to the daemon's files through %s", process)
+		for _, way := range []string{"/root", "/cwd", "/cwd/../../../../../.."} {
+			if content, err := os.ReadFile(process + way + daemonFile); err == nil {
+				h.say("ESCAPED to the daemon's files through %s%s", process, way)
+				h.scan(process, content)
+			}
 		}
 	}
-	for _, path := range []string{"/home/user", "/run/buildkit", "/var/run/secrets", "/etc/buildpools-credentials"} {
+	for _, path := range []string{
+		daemonFile, "/home/user", "/var/lib/buildkit", "/run/buildkit", "/run/buildpools", "/var/run/secrets", "/etc/buildpools-credentials",
+	} {
 		h.tried++
 		if _, err := os.Stat(path); err == nil {
 			h.say("ESCAPED %s is here", path)
@@ -166,15 +196,33 @@ func (h *hunt) sources(ctx context.Context) {
 			llb.IncludePatterns([]string{"../**", "/etc/**", "**"}), llb.SharedKeyHint("another"))
 		h.files(ctx, "local "+name, state)
 	}
-	for _, state := range map[string]llb.State{
-		"git of the disk":   llb.Git("file:///home/user/.local/share/buildkit", "main"),
-		"layout of a store": llb.OCILayout("x@sha256:" + strings.Repeat("0", 64)),
-		"metadata service":  llb.HTTP("http://169.254.169.254/latest/meta-data/iam/security-credentials/node"),
-		"another tenant":    llb.Image("registry.buildpools.test:5000/bob/private:1"),
+	for what, state := range map[string]llb.State{
+		"layout of a store":         llb.OCILayout("x@sha256:" + strings.Repeat("0", 64)),
+		"metadata service":          llb.HTTP("http://169.254.169.254/latest/meta-data/iam/security-credentials/node"),
+		"another tenant":            llb.Image("registry.buildpools.test:5000/bob/private:1"),
+		"option as revision":        git("https://"+links, "--upload-pack=touch /tmp/evil-upload"),
+		"option as host":            git("ssh://-oProxyCommand=touch$IFS$9evil-ssh/x.git", "main"),
+		"link as directory":         git("https://"+links, "main:above"),
+		"link to proc as directory": git("https://"+links, "main:proc/../../../tmp"),
 	} {
 		h.tried++
-		h.look(ctx, "source", state)
+		h.look(ctx, what, state)
 	}
+	// These end at the repository's root: what is there may be seen, and nothing beside it.
+	for _, directory := range []string{"../../../../../../tmp", "/../../../../tmp", "x/../../../../../tmp"} {
+		h.tried++
+		h.files(ctx, "above "+directory, git("https://"+links, "main:"+directory))
+	}
+}
+
+// A repository whose links lead out of it.
+const links = "git.buildpools.test/hostile/links.git"
+
+// git is a git source with nothing of it checked here.
+func git(url, revision string) llb.State {
+	_, place, _ := strings.Cut(url, "://")
+	source := llb.NewSource("git://"+place+"#"+revision, map[string]string{pb.AttrFullRemoteURL: url}, llb.Constraints{})
+	return llb.NewState(source.Output())
 }
 
 func (h *hunt) look(ctx context.Context, what string, state llb.State) {
@@ -194,7 +242,7 @@ func (h *hunt) files(ctx context.Context, what string, state llb.State) string {
 		return ""
 	}
 	var found []string
-	for _, directory := range []string{"/", "/etc", "/home/user", "/proc/self"} {
+	for _, directory := range []string{"/", "/etc", "/tmp", "/home/user", "/proc/self"} {
 		entries, err := reference.ReadDir(ctx, client.ReadDirRequest{Path: directory})
 		if err != nil {
 			continue
@@ -208,12 +256,13 @@ func (h *hunt) files(ctx context.Context, what string, state llb.State) string {
 		}
 	}
 	// Paths out of the result.
-	for _, path := range []string{"../../../../etc/passwd", "/../../../../proc/self/environ", "../../../../home/user/.local/share/buildkit/history.db"} {
+	for _, path := range []string{
+		"../../../../../.." + daemonFile, "/../../../../../.." + daemonFile, "above/daemon-canary", "proc" + daemonFile,
+		"/../../../../proc/self/environ", "../../../../home/user/.local/share/buildkit/history.db",
+	} {
 		h.tried++
 		if content, err := reference.ReadFile(ctx, client.ReadRequest{Filename: path}); err == nil {
-			if strings.Contains(string(content), "user:x:1000") || strings.Contains(path, "history.db") {
-				h.say("ESCAPED %s: %s", what, path)
-			}
+			h.say("ESCAPED %s: %s", what, path)
 			h.scan(path, content)
 		}
 	}
@@ -262,11 +311,12 @@ func (h *hunt) entitlements(ctx context.Context) {
 func (h *hunt) containers(ctx context.Context) {
 	result, err := h.solve(ctx, llb.Image(base), client.SolveRequest{Evaluate: true})
 	if err != nil {
-		h.say("no base: %v", err)
+		h.say("SHARED nothing-tried %v", err)
 		return
 	}
 	reference, err := result.SingleRef()
 	if err != nil {
+		h.say("SHARED nothing-tried %v", err)
 		return
 	}
 	root := client.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: reference}
@@ -275,43 +325,54 @@ func (h *hunt) containers(ctx context.Context) {
 			for _, extra := range []*client.Mount{
 				nil,
 				{Dest: "/s", MountType: pb.MountType_SECRET, SecretOpt: &pb.SecretOpt{ID: "registry-login"}},
-				{Dest: "/b", MountType: pb.MountType_BIND, Selector: "../../../../../../home/user", Ref: reference},
+				{Dest: "/b", MountType: pb.MountType_BIND, Selector: "../../../../../..", Ref: reference},
 			} {
 				h.tried++
 				mounts := []client.Mount{root}
 				if extra != nil {
 					mounts = append(mounts, *extra)
 				}
-				h.start(ctx, client.NewContainerRequest{Mounts: mounts, NetMode: network}, security, extra)
+				err := h.start(ctx, client.NewContainerRequest{Mounts: mounts, NetMode: network}, security, extra)
+				plain := network == pb.NetMode_UNSET && security == pb.SecurityMode_SANDBOX && extra == nil
+				if plain && err != nil {
+					h.say("SHARED nothing-tried %v", err)
+				}
 			}
 		}
 	}
 }
 
-func (h *hunt) start(ctx context.Context, request client.NewContainerRequest, security pb.SecurityMode, extra *client.Mount) {
+func (h *hunt) start(ctx context.Context, request client.NewContainerRequest, security pb.SecurityMode, extra *client.Mount) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	container, err := h.client.NewContainer(ctx, request)
 	if err != nil {
-		return
+		return err
 	}
 	defer container.Release(context.WithoutCancel(ctx))
 	output := &buffer{}
 	process, err := container.Start(ctx, client.StartRequest{
-		Args:         []string{"sh", "-c", "ls -d /b/.local /b/home/user 2>/dev/null; attack scan /s; true"},
+		Args:         []string{"sh", "-c", ". /lib/hunt.sh; daemon_file /b / /proc/1/root; attack scan /s; echo started"},
 		SecurityMode: security, Stdout: output, Stderr: output,
 	})
-	if err != nil || process.Wait() != nil {
-		return
+	if err != nil {
+		return err
+	}
+	if err := process.Wait(); err != nil {
+		return err
 	}
 	h.scan("container", output.bytes)
 	text := string(output.bytes)
+	if !strings.Contains(text, "started") {
+		return fmt.Errorf("the container printed %q", text)
+	}
 	if request.NetMode == pb.NetMode_HOST || security == pb.SecurityMode_INSECURE {
 		h.say("ESCAPED container with %s and %s", request.NetMode, security)
 	}
-	if extra != nil && (extra.MountType == pb.MountType_SECRET || strings.Contains(text, "/b/")) {
-		h.say("ESCAPED container with %s: %s", extra.Dest, text)
+	if strings.Contains(text, "ESCAPED") || extra != nil && extra.MountType == pb.MountType_SECRET {
+		h.say("ESCAPED container: %s", text)
 	}
+	return nil
 }
 
 type buffer struct{ bytes []byte }
@@ -319,30 +380,58 @@ type buffer struct{ bytes []byte }
 func (b *buffer) Write(p []byte) (int, error) { b.bytes = append(b.bytes, p...); return len(p), nil }
 func (b *buffer) Close() error                { return nil }
 
+// result is what a poisoned cache is about. With the argument `definition` this program prints it for buildctl.
+func result(text string) llb.State {
+	// On something: BuildKit exports no cache of what has no inputs.
+	return llb.Scratch().File(llb.Mkdir("/base", 0o755)).File(llb.Mkfile("/result", 0o644, []byte(text)))
+}
+
 // cacheImport asks for caches that are not this pool's.
 func (h *hunt) cacheImport(ctx context.Context) {
-	imports := []client.CacheOptionsEntry{
-		{Type: "registry", Attrs: map[string]string{"ref": "registry.buildpools.test:5000/bob/cache:1"}},
-		{Type: "registry", Attrs: map[string]string{"ref": "registry.buildpools.test:5000/library/poisoned-cache:stable"}},
-		{Type: "local", Attrs: map[string]string{"src": "/home/user", "digest": "sha256:" + strings.Repeat("0", 64)}},
-		{Type: "gha", Attrs: map[string]string{"url": "http://169.254.169.254/", "token": "x"}},
-		{Type: "s3", Attrs: map[string]string{"endpoint_url": "http://169.254.169.254/", "bucket": "x", "region": "x"}},
+	registry := func(name string) client.CacheOptionsEntry {
+		return client.CacheOptionsEntry{Type: "registry", Attrs: map[string]string{"ref": "registry.buildpools.test:5000/" + name}}
 	}
-	for _, one := range imports {
+	metadata := map[string]string{"endpoint_url": "http://169.254.169.254/", "bucket": "x", "region": "x"}
+	for text, one := range map[string]client.CacheOptionsEntry{
+		// Poisoned too, but another tenant's.
+		"theirs":   registry("bob/cache:1"),
+		"disk":     {Type: "local", Attrs: map[string]string{"src": "/tmp", "digest": "sha256:" + strings.Repeat("0", 64)}},
+		"metadata": {Type: "s3", Attrs: metadata},
+	} {
 		h.tried++
-		step := llb.Image(base).Run(llb.Args([]string{"sh", "-c", "echo real > /result"})).Root()
-		result, err := h.solve(ctx, step, client.SolveRequest{Evaluate: true, CacheImports: []client.CacheOptionsEntry{one}})
-		if err != nil {
-			continue
+		// The import is refused, and what it is for done.
+		if content, err := h.cached(ctx, text, one); err != nil || content != text {
+			h.say("ESCAPED cache of %s: %q %v", text, content, err)
 		}
-		reference, err := result.SingleRef()
-		if err != nil {
-			continue
-		}
-		content, err := reference.ReadFile(ctx, client.ReadRequest{Filename: "/result"})
-		if err == nil && strings.TrimSpace(string(content)) != "real" {
-			h.say("ESCAPED: a poisoned cache made the result %q", content)
-		}
-		h.scan("cache", content)
 	}
+	h.tried++
+	switch content, err := h.cached(ctx, "real", registry("library/poisoned-cache:stable")); {
+	case err != nil:
+		h.say("SHARED nothing-tried %v", err)
+	case content != "real":
+		h.say("SHARED poisoned-cache %q", content)
+	}
+}
+
+// cache looks whether a cache that another pool has imported is this one's too.
+func (h *hunt) cache(ctx context.Context) {
+	h.tried++
+	if content, err := h.cached(ctx, "real"); err != nil || content != "real" {
+		h.say("ESCAPED cache: %q %v", content, err)
+	}
+}
+
+// cached is the content of the result of this text with these caches.
+func (h *hunt) cached(ctx context.Context, text string, imports ...client.CacheOptionsEntry) (string, error) {
+	solved, err := h.solve(ctx, result(text), client.SolveRequest{Evaluate: true, CacheImports: imports})
+	if err != nil {
+		return "", err
+	}
+	reference, err := solved.SingleRef()
+	if err != nil {
+		return "", err
+	}
+	content, err := reference.ReadFile(ctx, client.ReadRequest{Filename: "/result"})
+	h.scan("cache", content)
+	return string(content), err
 }
