@@ -33,8 +33,8 @@ pub struct Passes {
     pub requests: Vec<(String, usize)>,
 }
 
-/// Has the operator look at every pool, some times, without anything that there is to do: each gets an annotation that
-/// means nothing to it.
+/// Has the operator look at every pool, some times, without anything that there is to do: each is touched in a
+/// way that means nothing to it.
 ///
 /// # Errors
 /// When it does not come to rest, or has not looked at every pool.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use buildpools_crds::lifecycle::{self, Member, Outcome, Policy};
 use buildpools_crds::v1alpha1::{BuildJob, BuildJobStatus, BuildPool, BuiltImage, Failure, FailureReason};
-use buildpools_crds::{conditions, labels, patch};
+use buildpools_crds::{conditions, labels, names, patch};
 use buildpools_e2e::cluster::process::wait_until;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -80,15 +80,17 @@ pub async fn pools(client: &Client, count: usize) -> Result<()> {
     .await
 }
 
-/// Gives every pool an annotation that nobody knows, with this value.
+/// Gives an object of every pool an annotation that nobody knows, with this value: a reason to look at the pool, and
+/// nothing to do. (The pool's own annotations are none.)
 ///
 /// # Errors
 /// When the API server refuses.
 pub async fn touch(client: &Client, pools: usize, value: usize) -> Result<()> {
     let touch = async |number: usize| {
-        let api: Api<BuildPool> = Api::namespaced(client.clone(), &namespace(number));
+        let api: Api<Service> = Api::namespaced(client.clone(), &namespace(number));
         let patch = json!({"metadata": {"annotations": {"example.com/touched": value.to_string()}}});
-        api.patch_metadata(&pool_name(number), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        let service = names::service(&pool_name(number));
+        api.patch_metadata(&service, &PatchParams::default(), &Patch::Merge(&patch)).await?;
         anyhow::Ok(())
     };
     stream::iter((0..pools).map(touch)).buffer_unordered(CONCURRENCY).try_collect().await
