@@ -1,5 +1,7 @@
 //! Labels that buildpools sets and selects by.
 
+use std::collections::BTreeMap;
+
 /// Name of the pool that an object belongs to. On every object that a pool makes, and on its pods.
 pub const POOL: &str = "buildpools.dev/pool";
 
@@ -15,6 +17,12 @@ pub const MANAGED_BY_VALUE: &str = "buildpools";
 
 /// Value of [`COMPONENT`] on pool members.
 pub const COMPONENT_MEMBER: &str = "build-member";
+
+/// Whether an object's labels say that it was made as a pool member. They prove nothing: anybody sets them who may create
+/// the object.
+pub fn is_member(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(COMPONENT).is_some_and(|component| component == COMPONENT_MEMBER)
+}
 
 /// Label of a cache volume with the profile whose users own its files; a volume without it is of profile Rootless.
 pub const PROFILE: &str = "buildpools.dev/profile";

@@ -17,13 +17,7 @@ const IMAGE: &str = "docker.io/library/busybox:stable";
 
 #[tokio::test]
 async fn network_policies_are_enforced() {
-    Tenant::with("policy", async |tenant| {
-        let other = Tenant::create(tenant.environment.clone(), "policy-other").await?;
-        let result = semantics(tenant, &other).await;
-        other.delete().await;
-        result
-    })
-    .await;
+    Tenant::with_others("policy", ["policy-other"], async |tenant, [other]| semantics(tenant, other).await).await;
 }
 
 /// Pods that do nothing, with two web servers in each.

@@ -50,13 +50,8 @@ async fn hostile_builds_get_nothing_but_what_is_published_user_namespace() {
 }
 
 async fn hostile_builds(profile: PoolProfile) {
-    Tenant::with("hostile", async |attacker| {
-        let other = Tenant::create(attacker.environment.clone(), "hostile-other").await?;
-        let result = Box::pin(run(attacker, &other, profile)).await;
-        other.delete().await;
-        result
-    })
-    .await;
+    Tenant::with_others("hostile", ["hostile-other"], async |attacker, [other]| run(attacker, other, profile).await)
+        .await;
 }
 
 /// A pool whose login has a canary beside the registry's.

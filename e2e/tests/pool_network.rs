@@ -57,15 +57,7 @@ fn internet() -> EgressRule {
 
 #[tokio::test]
 async fn pools_reach_only_what_they_name_and_never_each_other() {
-    Tenant::with("network-a", async |a| {
-        let b = Tenant::create(a.environment.clone(), "network-b").await?;
-        let c = Tenant::create(a.environment.clone(), "network-c").await?;
-        let result = five_pools(a, &b, &c).await;
-        b.delete().await;
-        c.delete().await;
-        result
-    })
-    .await;
+    Tenant::with_others("network-a", ["network-b", "network-c"], async |a, [b, c]| five_pools(a, b, c).await).await;
 }
 
 async fn member<'a>(

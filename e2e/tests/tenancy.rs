@@ -6,13 +6,7 @@ use buildpools_e2e::harness::Tenant;
 
 #[tokio::test]
 async fn each_job_runs_in_the_pool_of_its_own_namespace() {
-    Tenant::with("tenant-a", async |a| {
-        let b = Tenant::create(a.environment.clone(), "tenant-b").await?;
-        let result = two_tenants(a, &b).await;
-        b.delete().await;
-        result
-    })
-    .await;
+    Tenant::with_others("tenant-a", ["tenant-b"], async |a, [b]| two_tenants(a, b).await).await;
 }
 
 async fn two_tenants(a: &Tenant, b: &Tenant) -> anyhow::Result<()> {

@@ -64,6 +64,29 @@ impl Tenant {
         }
     }
 
+    /// The same with further tenants, which are removed too.
+    ///
+    /// # Panics
+    /// When the test fails.
+    pub async fn with_others<const N: usize>(
+        name: &str,
+        others: [&str; N],
+        test: impl AsyncFnOnce(&Tenant, [&Tenant; N]) -> anyhow::Result<()>,
+    ) {
+        Self::with(name, async |tenant| {
+            let mut made = Vec::new();
+            for other in others {
+                made.push(Self::create(tenant.environment.clone(), other).await?);
+            }
+            let result = Box::pin(test(tenant, std::array::from_fn(|n| &made[n]))).await;
+            for other in made {
+                other.delete().await;
+            }
+            result
+        })
+        .await;
+    }
+
     /// A namespace with a random name that admits build pods, with the login of user `alice` (`team-a/*`).
     ///
     /// # Errors

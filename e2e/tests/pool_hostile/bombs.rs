@@ -21,13 +21,7 @@ const BOMBS: [(&str, &str, FailureReason); 3] = [
 
 #[tokio::test]
 async fn bombs_hurt_no_other_pool() {
-    Tenant::with("bombs", async |tenant| {
-        let other = Tenant::create(tenant.environment.clone(), "bombs-other").await?;
-        let result = bombs(tenant, &other).await;
-        other.delete().await;
-        result
-    })
-    .await;
+    Tenant::with_others("bombs", ["bombs-other"], async |tenant, [other]| bombs(tenant, other).await).await;
 }
 
 async fn bombs(tenant: &Tenant, other: &Tenant) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::Client;
 
 use super::proc::{self, Usage};
-use super::{seed, start, stop, until_at_rest};
+use super::{seed, start, stop, until_at_rest, until_ready};
 use crate::control_plane::ControlPlane;
 use crate::kept::Kept;
 
@@ -16,7 +16,9 @@ use crate::kept::Kept;
 /// When it does not start or does not come to rest.
 pub async fn memory(plane: &ControlPlane, starts: usize) -> Result<Vec<f64>> {
     let once = async |_| {
-        let (operator, _) = start(plane)?;
+        let (operator, health) = start(plane)?;
+        // One that does not lead yet is at rest too.
+        until_ready(&operator, health).await?;
         until_at_rest(&operator).await?;
         let memory = proc::memory(operator.process().pid)?;
         stop(operator).await?;
@@ -56,8 +58,7 @@ pub async fn passes(
         millis.push(Usage::of(pid)?.millis_since(before) / pools as f64);
     }
     let requests = proc::requests(&plane.audit_log(), since)?;
-    let looked: usize =
-        requests.iter().filter(|(request, _)| request == "get buildpools").map(|(_, count)| *count).sum();
+    let looked = proc::count(&requests, |request| request == "get buildpools");
     ensure!(looked >= pools * rounds, "the operator has looked {looked} times at {pools} pools in {rounds} rounds");
     Ok(Passes { millis, requests })
 }

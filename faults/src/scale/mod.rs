@@ -125,7 +125,7 @@ pub async fn run(settings: Settings) -> Result<Vec<Figure>> {
 
 fn count(requests: &[(String, usize)], what: fn(&str) -> bool) -> f64 {
     #[allow(clippy::cast_precision_loss)]
-    let count = requests.iter().filter(|(request, _)| what(request)).map(|(_, count)| *count).sum::<usize>() as f64;
+    let count = proc::count(requests, what) as f64;
     count
 }
 
@@ -155,11 +155,7 @@ async fn round(plane: &ControlPlane, client: &Client, number: usize) -> Result<(
         anyhow::Ok(began.elapsed())
     };
     let synced = async {
-        while !is_ready(health).await {
-            operator.process().check()?;
-            ensure!(began.elapsed() < PATIENCE, "the operator is not ready");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_ready(&operator, health).await?;
         anyhow::Ok(began.elapsed())
     };
     let (dispatched, synced) = tokio::try_join!(dispatched, synced)?;
@@ -168,6 +164,17 @@ async fn round(plane: &ControlPlane, client: &Client, number: usize) -> Result<(
     jobs.delete(&job, &DeleteParams::default()).await?;
     let round = Round { dispatch: dispatched.as_secs_f64(), synced: synced.as_secs_f64(), memory };
     Ok((operator, round))
+}
+
+/// Waits until the operator says that it leads and knows everything.
+async fn until_ready(operator: &Kept, health: SocketAddr) -> Result<()> {
+    let began = Instant::now();
+    while !is_ready(health).await {
+        operator.process().check()?;
+        ensure!(began.elapsed() < PATIENCE, "the operator is not ready");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
 }
 
 /// Waits until the operator does next to nothing.

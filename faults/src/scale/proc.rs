@@ -134,6 +134,11 @@ fn request(line: &str, since: Timestamp) -> Option<String> {
     is_wanted.then(|| format!("{} {}{subresource}", entry.verb, object.resource))
 }
 
+/// How many of the requests are of this sort.
+pub fn count(requests: &[(String, usize)], what: fn(&str) -> bool) -> usize {
+    requests.iter().filter(|(request, _)| what(request)).map(|(_, count)| *count).sum()
+}
+
 /// Whether a request is a write.
 pub fn is_write(request: &str) -> bool {
     !["get ", "list ", "watch "].iter().any(|read| request.starts_with(read))

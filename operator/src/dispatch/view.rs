@@ -162,7 +162,7 @@ impl Member {
         let adrift = match owner::controller(&pod.metadata) {
             Some(owner) if owner::is_stateful_set(owner, &names::stateful_set(pool)) => false,
             // Its StatefulSet is being made anew: it may have builds, and gets no more.
-            None if pod.labels().get(labels::COMPONENT).is_some_and(|it| it == labels::COMPONENT_MEMBER) => true,
+            None if labels::is_member(pod.labels()) => true,
             _ => return None,
         };
         let name = pod.name_any();

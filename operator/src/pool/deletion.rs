@@ -16,14 +16,14 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::cache::claims;
 use super::dereference::{DereferenceError, Live, Observed, assigned, volumes};
-use super::{apply, members, reasons, roster, upgrade};
+use super::{apply, delete_member, members, reasons, roster, upgrade};
 use crate::kube_ext::call::{self, CallError, call};
 use crate::kube_ext::ensure::EnsureError;
 use crate::kube_ext::owner;
@@ -240,16 +240,12 @@ impl Left {
     }
 
     async fn stop_each(&self, client: &Client, meta: &ObjectMeta) -> Result<(), DeletionError> {
-        let api: Api<Pod> = Api::namespaced(client.clone(), meta.namespace.as_deref().unwrap_or_default());
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
         let on = |pod: &&Pod| pod.metadata.deletion_timestamp.is_none() && owner::controller(&pod.metadata).is_none();
         for pod in self.pods.iter().filter(on) {
-            let this = Preconditions { uid: pod.uid(), resource_version: None };
-            let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-            match call(api.delete(&pod.name_any(), &params)).await {
-                Ok(_) => {}
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
-                Err(source) => return Err(DeletionError::Write { what: "stop a member", source }),
-            }
+            delete_member(client, namespace, &pod.name_any(), &pod.uid().unwrap_or_default())
+                .await
+                .map_err(|source| DeletionError::Write { what: "stop a member", source })?;
         }
         Ok(())
     }

@@ -56,13 +56,8 @@ pub fn is_of(set: Option<&StatefulSet>, pod: &Pod) -> bool {
     let seen = set.is_some_and(|set| set.metadata.deletion_timestamp.is_none() && observed == set.metadata.generation);
     match owner::controller(&pod.metadata) {
         Some(owner) => set.and_then(ResourceExt::uid).as_ref() == Some(&owner.uid),
-        None => !(seen && observed.is_some()) && is_labelled(pod),
+        None => !(seen && observed.is_some()) && labels::is_member(pod.labels()),
     }
-}
-
-/// Whether its labels say that it was made as a member.
-fn is_labelled(pod: &Pod) -> bool {
-    pod.labels().get(labels::COMPONENT).is_some_and(|component| component == labels::COMPONENT_MEMBER)
 }
 
 /// The order of pods: `main-10` comes after `main-9`.

@@ -402,17 +402,25 @@ async fn leave(client: &Client, pool: &DeserializeGuard<BuildPool>, now: Timesta
 
 /// Deletes a member that has no builds. Its runner would finish one that came since.
 async fn replace(client: &Client, namespace: &str, target: &upgrade::Target) -> Result<(), PoolError> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let this = Preconditions { uid: Some(target.uid.clone()), resource_version: None };
-    let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
-    match call(pods.delete(&target.pod, &params)).await {
-        Ok(_) => {
+    match delete_member(client, namespace, &target.pod, &target.uid).await {
+        Ok(true) => {
             info!(pod = target.pod, "replaced: it runs an older form of the pool");
             Ok(())
         }
-        // Gone, or replaced by somebody else.
-        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+        Ok(false) => Ok(()),
         Err(source) => Err(PoolError::Replace { pod: target.pod.clone(), source }),
+    }
+}
+
+/// Deletes the pod with this UID, which gets its whole grace period. False when it is gone, or replaced by somebody else.
+async fn delete_member(client: &Client, namespace: &str, pod: &str, uid: &str) -> Result<bool, CallError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let this = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    let params = DeleteParams { preconditions: Some(this), ..DeleteParams::default() };
+    match call(pods.delete(pod, &params)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -226,12 +226,11 @@ impl<S: Store> Keeper<S> {
                     }
                 }
                 failed => {
-                    let why =
-                        failed.err().map_or_else(String::new, |_| format!(" within {} s", EMPTY_WITHIN.as_secs()));
-                    tracing::warn!(
-                        reset = value,
-                        "the cache is not emptied{why}; builds go on until it is tried again"
-                    );
+                    let why = match failed {
+                        Ok(error) => error.err().map_or_else(String::new, |error| error.to_string()),
+                        Err(_) => format!("no answer within {} s", EMPTY_WITHIN.as_secs()),
+                    };
+                    tracing::warn!(reset = value, "the cache is not emptied yet, builds go on until then: {why}");
                     // It is waited for anew: a cache that cannot be emptied must not stop the pool.
                     self.release();
                 }
