@@ -388,7 +388,16 @@ async fn preempt(tenant: &Tenant, class: &str) -> anyhow::Result<()> {
             }],
         },
     });
-    tenant.pods().create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+    let pod: Pod = serde_json::from_value(pod)?;
+    // The API server's admission reads classes from a cache of its own, which may not have this one yet.
+    wait::poll("the urgent pod is admitted", wait::SOON, async || {
+        match tenant.pods().create(&PostParams::default(), &pod).await {
+            Ok(_) => Ok(Some(())),
+            Err(kube::Error::Api(status)) if status.message.contains("no PriorityClass") => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
     let disrupted = |pod: &Pod| {
         let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let preempted = |reason: &Option<String>| reason.as_deref() == Some("PreemptionByScheduler");

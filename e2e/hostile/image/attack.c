@@ -78,9 +78,14 @@ static int memory(const char *pid) {
 }
 
 static int trace(const char *pid) {
-  if (ptrace(PTRACE_ATTACH, atoi(pid), 0, 0)) return said("ptrace", 1);
-  waitpid(atoi(pid), 0, __WALL);
-  ptrace(PTRACE_DETACH, atoi(pid), 0, 0);
+  /* Not PTRACE_ATTACH, whose SIGSTOP would stay behind a signal that comes first, and the process stopped for ever. */
+  if (ptrace(PTRACE_SEIZE, atoi(pid), 0, 0)) return said("ptrace", 1);
+  ptrace(PTRACE_INTERRUPT, atoi(pid), 0, 0);
+  int status = 0;
+  if (waitpid(atoi(pid), &status, __WALL) > 0 && WIFSTOPPED(status)) {
+    int signal = status >> 16 == PTRACE_EVENT_STOP ? 0 : WSTOPSIG(status);
+    ptrace(PTRACE_DETACH, atoi(pid), 0, signal);
+  }
   return said("ptrace", 0);
 }
 
