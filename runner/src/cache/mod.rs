@@ -216,8 +216,8 @@ impl<S: Store> Keeper<S> {
                 self.note(&value);
                 self.settled(value, None);
             }
-            Step::Empty => match tokio::time::timeout(EMPTY_WITHIN, self.store.empty()).await {
-                Ok(Ok(removed)) => {
+            Step::Empty => match self.empty().await {
+                Ok(removed) => {
                     tracing::info!(reset = value, records = removed.records, bytes = removed.bytes, "cache emptied");
                     self.note(&value);
                     self.settled(value, Some(now()));
@@ -225,16 +225,20 @@ impl<S: Store> Keeper<S> {
                         self.note_usage(usage);
                     }
                 }
-                failed => {
-                    let why = match failed {
-                        Ok(error) => error.err().map_or_else(String::new, |error| error.to_string()),
-                        Err(_) => format!("no answer within {} s", EMPTY_WITHIN.as_secs()),
-                    };
+                Err(why) => {
                     tracing::warn!(reset = value, "the cache is not emptied yet, builds go on until then: {why}");
                     // It is waited for anew: a cache that cannot be emptied must not stop the pool.
                     self.release();
                 }
             },
+        }
+    }
+
+    /// Empties the cache: what was removed, or why it was not.
+    async fn empty(&self) -> Result<Usage, String> {
+        match tokio::time::timeout(EMPTY_WITHIN, self.store.empty()).await {
+            Ok(emptied) => emptied.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", EMPTY_WITHIN.as_secs())),
         }
     }
 
